@@ -1,0 +1,109 @@
+"""What runs training steps. `simple` is plain eager PyTorch in float32: slow, and the oracle for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sesr_lab.model import SESR
+from sesr_lab.patches import PatchPool
+from sesr_lab.recipe import Recipe
+
+EngineName = Literal["auto", "simple"]
+ENGINES: tuple[EngineName, ...] = ("auto", "simple")
+
+
+class Engine(Protocol):
+    """Moves a network's weights, step by step."""
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """The losses (steps,) of the steps that `plan` (steps, batch, 4) lays out, left on the device."""
+        ...
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The weights to score and keep, by the network's parameter names: their average, or as they are."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, by name; what `load` takes."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        ...
+
+
+class SimpleEngine:
+    """Plain eager PyTorch, one step after the other, as one would write it first."""
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+        self.network, self.pool, self.recipe = network, pool, recipe
+        self.device = next(network.parameters()).device
+        self.optimizer = torch.optim.Adam(
+            network.parameters(), lr=recipe.learning_rate, amsgrad=recipe.amsgrad, eps=recipe.adam_eps
+        )
+        self.average = {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """As `Engine.run`."""
+        plan = plan.to(self.pool.rows.device)
+        return torch.stack([self._step(at, rate) for at, rate in zip(plan, learning_rates, strict=True)])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """As `Engine.averaged`."""
+        source = self.average if self.recipe.ema_decay else dict(self.network.named_parameters())
+        return {name: value.detach().clone() for name, value in source.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """As `Engine.state`."""
+        names = [name for name, _ in self.network.named_parameters()]
+        state = {f"weights.{name}": value.detach() for name, value in self.network.named_parameters()}
+        state |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{names[index]}.{key}": value for key, value in moments.items()}
+        return {name: value.detach().clone() for name, value in state.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """As `Engine.load`."""
+        with torch.no_grad():
+            for name, value in self.network.named_parameters():
+                value.copy_(state[f"weights.{name}"])
+                self.average[name].copy_(state[f"average.{name}"])
+        moments = self.optimizer.state_dict()
+        names = [name for name, _ in self.network.named_parameters()]
+        moments["state"] = {i: _below(state, f"adam.{name}.") for i, name in enumerate(names)}
+        self.optimizer.load_state_dict(moments)
+
+    def _step(self, where: Tensor, learning_rate: float) -> Tensor:
+        lr, target = self.pool.cut(where, self.recipe.patch)
+        output = self.network.subpixels(lr.to(self.device))
+        if self.recipe.clip_output:
+            output = output.clamp(0, 1)
+        loss = (output - target.to(self.device)).abs().mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self._update_average()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.recipe.ema_decay is not None:
+            for name, value in self.network.named_parameters():
+                self.average[name].lerp_(value, 1 - self.recipe.ema_decay)
+
+
+def make_engine(name: EngineName, network: SESR, pool: PatchPool, recipe: Recipe) -> Engine:
+    """The engine called `name`; `auto` takes the fastest that fits the network's device and recipe."""
+    return SimpleEngine(network, pool, recipe)
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,25 @@
+"""The failures that a user can cause; each message is one line that says where, what was found, and what to do."""
+
+
+class SesrError(Exception):
+    """A failure that the user can mend; `cli` prints it as one line and exits with status 1."""
+
+
+class ConfigError(SesrError):
+    """A setting, study or flag that is unknown, of the wrong type, or out of range."""
+
+
+class DataError(SesrError):
+    """A data source, picture or archive that is missing, damaged, or unfit."""
+
+
+class ModelError(SesrError):
+    """A MODEL that does not exist, or whose weights are missing, altered, or of another shape."""
+
+
+class StoreError(SesrError):
+    """A tracking store, registry or study database that cannot be reached or written."""
+
+
+class ParentError(SesrError):
+    """A x4 network's x2 parent that is missing, unfit, or could not be trained."""
