@@ -1,0 +1,195 @@
+"""A study: a space of networks, how to search it, and what each trial holds fixed. Read from TOML, strictly."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sesr_lab.config import PRESETS, Frozen, TrialConfig, checked, one_of, preset
+from sesr_lab.errors import ConfigError
+
+Choice = bool | int | float | str
+Objective = Literal["pareto", "psnr"]
+Sampler = Literal["tpe", "random"]
+
+SEARCHABLE = ("m", "f", "feature_size", "block", "learning_rate", "batch_size", "patch", "seed", "recipe")
+ENUMERABLE = 4096
+"""Spaces with at most so many points are listed, so that none is tried twice and their end is known."""
+
+
+class Range(Frozen):
+    """A continuous setting: from `low` to `high`, drawn evenly or evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low: {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low: {self.low:g} is not positive; a log range needs that")
+        return self
+
+
+Axis = Annotated[tuple[Choice, ...], Field(min_length=1, strict=False)] | Range
+
+
+class StudySpec(Frozen):
+    """One study, as its TOML file describes it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    trials: Annotated[int, Field(ge=1, le=100_000)]
+    """Networks to train; those known already, or over the limit, cost nothing and do not count."""
+    objective: Objective = "pareto"
+    max_macs: Annotated[float, Field(gt=0)] | None = None
+    """The MAC budget to a 1280×720 picture; networks over it are not trained."""
+    sampler: Sampler = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    space: dict[str, Axis] = Field(default_factory=dict)
+    enqueue: Annotated[tuple[dict[str, Choice], ...], Field(strict=False)] = ()
+    """Trials to run first: a preset's name, or a table of settings."""
+    candidates: str | None = None
+    """A finished x2 study whose Pareto set is the list of trials."""
+    train: dict[str, Choice] = Field(default_factory=dict)
+    """Settings that every trial shares: any of `sesr-lab train`."""
+
+    @field_validator("max_macs", mode="before")
+    @classmethod
+    def _macs(cls, value: object) -> object:
+        return parse_macs(value) if isinstance(value, str) else value
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _presets(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return [_preset(item) if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in self.space:
+            if key not in SEARCHABLE:
+                raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")
+            if key in self.train:
+                raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
+        if not self.space and not self.enqueue and self.candidates is None:
+            raise ValueError("space: missing; give [space], enqueue or candidates")
+        return self
+
+    @cached_property
+    def points(self) -> list[dict[str, Choice]] | None:
+        """All combinations of the space in order, or None where it is continuous or too large to list."""
+        if any(isinstance(axis, Range) for axis in self.space.values()):
+            return None
+        size = 1
+        for axis in self.space.values():
+            size *= len(axis) if isinstance(axis, tuple) else 1
+        if size > ENUMERABLE:
+            return None
+        combinations = product(*(axis for axis in self.space.values() if isinstance(axis, tuple)))
+        return [dict(zip(self.space, combination, strict=True)) for combination in combinations]
+
+    def trial(self, params: Mapping[str, Choice]) -> TrialConfig:
+        """The trial with these settings on top of the study's own.
+
+        Raises:
+            ConfigError: they do not make a trial.
+        """
+        settings = {"seed": self.seed, **self.train, **params}
+        return checked(TrialConfig, settings, where=f"study {self.name}: trial")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What must stay the same for a stored study to go on: all but the description and how many trials."""
+        return self.model_dump(mode="json", exclude={"description", "trials"})
+
+
+def load_study(name_or_path: str) -> StudySpec:
+    """The built-in study of that name, or the one in the TOML file at that path.
+
+    Raises:
+        ConfigError: there is no such study, or something in it is wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error}); mend the file") from None
+    where = _shown(path)
+    spec = checked(StudySpec, {"name": path.stem, **table}, where=where)
+    _check_trials(spec, where)
+    return spec
+
+
+def built_in() -> dict[str, Path]:
+    """The studies that travel with sesr-lab, by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+
+
+def parse_macs(text: str) -> float:
+    """A number of MACs from text such as `2.5G`, `800M` or `3e9`.
+
+    Raises:
+        ValueError: it is not a number of MACs.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number of MACs; write it as 2.5G, 800M or 3e9")
+    return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
+
+
+def _check_trials(spec: StudySpec, where: str) -> None:
+    """Every point that can be listed is a valid trial, so that a typo shows before the first hour of training."""
+    for params in _samples(spec):
+        settings = {"seed": spec.seed, **spec.train, **params}
+        checked(TrialConfig, settings, where=f"{where}: train")
+
+
+def _samples(spec: StudySpec) -> Iterator[Mapping[str, Choice]]:
+    yield from spec.enqueue
+    base = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in spec.space.items()}
+    for key, axis in spec.space.items():
+        for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
+            yield {**base, key: value}
+
+
+def _preset(name: str) -> dict[str, int]:
+    try:
+        return preset(name)
+    except ConfigError:
+        raise ValueError(f"preset {name!r} is unknown; {one_of(name, PRESETS)}") from None
+
+
+def _find(name_or_path: str) -> Path:
+    studies = built_in()
+    if name_or_path in studies:
+        return studies[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    if path.suffix == ".toml":
+        raise ConfigError(f"study {name_or_path}: no such file; built-in studies: {', '.join(studies)}")
+    raise ConfigError(f"study {name_or_path!r} is unknown; {one_of(name_or_path, studies)}, or a path to a .toml")
+
+
+def _folder() -> Path:
+    """Where the studies are: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "_studies"
+    return inside if inside.is_dir() else package.parent / "studies"
+
+
+def _shown(path: Path) -> str:
+    return f"studies/{path.name}" if path.parent == _folder() else str(path)
+
+
