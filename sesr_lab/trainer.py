@@ -19,7 +19,7 @@ from sesr_lab.model import SESR
 from sesr_lab.patches import PatchPool
 from sesr_lab.recipe import Recipe
 
-Status = Literal["finished", "diverged"]
+Status = Literal["finished", "diverged", "stopped"]
 CHUNK_SECONDS = 0.5
 """How often the trainer looks up: the device runs ahead for about this long between two reads of the loss."""
 DIVERGED_LOSS = 0.25
@@ -133,6 +133,7 @@ def fit(
     checkpoint_seconds: float = 30.0,
     engine: EngineName = "auto",
     resume: dict[str, Tensor] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Trains `network` in place; yields progress, evaluations and checkpoints, and last a `Fitted`.
 
@@ -144,6 +145,7 @@ def fit(
         evaluations: how many times to score, evenly over the run; the last one is at its end.
         checkpoint_seconds: the least time between two checkpoints.
         resume: the state of a `Checkpoint` of a run with the same settings.
+        stop: asked about twice a second; once it is true, a last `Checkpoint` and the end follow.
     """
     step, before = _position(resume)
     clock = _Clock(before)
@@ -187,6 +189,10 @@ def fit(
         if time.perf_counter() - last_checkpoint > checkpoint_seconds and window.steps == 0:
             yield Checkpoint(step, _state(runner, step, clock.seconds()))
             last_checkpoint = time.perf_counter()
+        if fraction < 1 and stop():
+            yield Checkpoint(step, _state(runner, step, clock.seconds()))
+            yield Fitted("stopped", step, clock.seconds(), "asked to stop")
+            return
     yield Fitted("finished", step, clock.seconds())
 
 
