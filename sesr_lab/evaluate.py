@@ -25,7 +25,10 @@ from sesr_lab.metrics import psnr, ssim
 from sesr_lab.model import SESR, run_collapsed
 from sesr_lab.row import Row, Sample, whole_sample
 from sesr_lab.sources import Location, paired_rows
+from sesr_lab.trainer import Score
+from sesr_lab.truth import Truth
 
+Levels = NDArray[np.float64]
 Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Luma (h, w) in [0, 1] to luma (scale·h, scale·w), not clipped."""
 Scored = Upscaler | Literal["bicubic"]
@@ -122,7 +125,7 @@ def collapsed_forward(network: SESR, x: Tensor) -> Tensor:
         return F.pixel_shuffle(run_collapsed(network.collapse(), x.float()), network.scale)
 
 
-def bicubic_levels(sample: Sample, scale: int) -> NDArray[np.float64]:
+def bicubic_levels(sample: Sample, scale: int) -> Levels:
     """Luma in [0, 255] of the LR picture upscaled by MATLAB's bicubic and rounded to 8 bits, (scale·h, scale·w)."""
     return luma(upscale(sample.lr, scale))
 
@@ -157,6 +160,44 @@ def score_set(
             progress(len(pictures), len(samples), name)
     means = np.mean([(picture.psnr, picture.ssim) for picture in pictures], axis=0)
     return SetScore(name, float(means[0]), float(means[1]), tuple(pictures))
+
+
+class Validator:
+    """Scores networks on one validation set; called with a network, gives its `Score`."""
+
+    def __init__(self, valid: Sequence[Sample], scale: int, device: torch.device) -> None:
+        self.valid, self.scale, self.device = valid, scale, device
+        # Apple's GPUs have no float64, which SSIM needs: scores are then computed on the CPU.
+        measuring = device if device.type == "cuda" else torch.device("cpu")
+        self._inputs = [_input(sample, device) for sample in valid]
+        self._truths = [Truth(luma(sample.hr), scale, measuring) for sample in valid]
+        self.bicubic = self._mean([torch.from_numpy(bicubic_levels(s, scale)).to(measuring) for s in valid])
+        """What bicubic upscaling scores on the same pictures."""
+
+    def __call__(self, network: SESR) -> Score:
+        """Mean PSNR and SSIM of the network's 8-bit luma; NaN from a network that gives NaN."""
+        return self._mean([self._levels(network, index) for index in range(len(self.valid))])
+
+    def strip(self, network: SESR, index: int = 0) -> tuple[Levels, Levels, Levels]:
+        """One validation picture by bicubic, by the network, and as it should be: luma in [0, 255], (H, W)."""
+        sample = self.valid[index]
+        levels = self._levels(network, index).cpu().numpy()
+        return bicubic_levels(sample, self.scale), levels, luma(sample.hr)
+
+    def _levels(self, network: SESR, index: int) -> Tensor:
+        """The network's output as whole levels, (H, W) float64."""
+        output = collapsed_forward(network, self._inputs[index])[0, 0].to(self._truths[index].device)
+        return torch.floor(output.double().clamp(0, 1) * 255 + 0.5)
+
+    def _mean(self, pictures: Sequence[Tensor]) -> Score:
+        scores = [truth.score(levels) for truth, levels in zip(self._truths, pictures, strict=True)]
+        psnr, ssim = torch.stack(scores).mean(0).tolist()  # the only wait for the device
+        return Score(psnr=psnr, ssim=ssim)
+
+
+def _input(sample: Sample, device: torch.device) -> Tensor:
+    """The LR luma that a network is given, (1, 1, h, w) float32 in [0, 1]."""
+    return torch.from_numpy(luma(sample.lr) / 255).float().to(device)[None, None]
 
 
 def _exact_convolutions(device: torch.device) -> Any:
