@@ -8,12 +8,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from sesr_lab import kernel
 from sesr_lab.model import SESR
 from sesr_lab.patches import PatchPool
 from sesr_lab.recipe import Recipe
 
-EngineName = Literal["auto", "simple"]
-ENGINES: tuple[EngineName, ...] = ("auto", "simple")
+EngineName = Literal["auto", "simple", "kernel"]
+ENGINES: tuple[EngineName, ...] = ("auto", "simple", "kernel")
 
 
 class Engine(Protocol):
@@ -102,6 +103,8 @@ class SimpleEngine:
 
 def make_engine(name: EngineName, network: SESR, pool: PatchPool, recipe: Recipe) -> Engine:
     """The engine called `name`; `auto` takes the fastest that fits the network's device and recipe."""
+    if name == "kernel" or (name == "auto" and kernel.why_not(network, pool, recipe) is None):
+        return kernel.KernelEngine(network, pool, recipe)
     return SimpleEngine(network, pool, recipe)
 
 

@@ -123,6 +123,20 @@ def _symmetry_tables(patch: int, scale: int, device: torch.device) -> tuple[Tens
     return _TABLES[key]
 
 
+def symmetry_corners(patch: int) -> Tensor:
+    """Where a patch's pixels (0, 0), (0, 1) and (1, 0) come from under each symmetry: (8, 3, 2) int64 rows, columns.
+
+    A symmetry is linear in row and column, so that these three give all pixels.
+    """
+    down, right, _ = _symmetry_tables(patch, 1, torch.device("cpu"))
+    return torch.stack([down, right], -1)[:, [0, 1, patch]].contiguous()
+
+
+def symmetry_orders(scale: int) -> Tensor:
+    """Which HR channel each of a target's channels comes from under each symmetry: (8, scale²) int64."""
+    return _symmetry_tables(1, scale, torch.device("cpu"))[2].contiguous()
+
+
 def _symmetry(square: Tensor, k: int) -> Tensor:
     """The last two axes of `square` under symmetry k: k % 4 quarter turns, transposed first from 4 on."""
     return torch.rot90(square.mT if k >= SYMMETRIES // 2 else square, k % 4, (-2, -1))
