@@ -7,9 +7,8 @@ takes half a second.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 from sesr_lab import sources
 from sesr_lab.errors import DataError
+from sesr_lab.fingerprint import fingerprint
 from sesr_lab.patches import Pair
 from sesr_lab.prepared import ArrayFolder, PreparedPairs, Progress, unpack
-from sesr_lab.row import Row, Sample, content, sample_planes, train_planes
+from sesr_lab.row import Sample, sample_planes, train_planes
 from sesr_lab.sources import Location, Splits
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 LrOrigin = Literal["bicubic", "paired"]
 
+_VALID_SPLITS = ("validation", "valid", "val", "test")
+_MOST_REASON = 200
+"""Characters of another library's message that are repeated."""
 FORMAT = 1
-"""Version of the arrays that are kept; raise it whenever their content would change."""
+"""Version of what is kept; raise it whenever their content would change."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def load(source: str, *, scale: int, cache: Path | None = None, progress: Progre
         DataError: the source is unknown, missing or damaged, or its pictures are too small or do not match.
     """
     cache = cache or default_cache()
-    return prepare(source, open_source(source, scale=scale), scale=scale, cache=cache, progress=progress)
+    splits = open_source(source, scale=scale, cache=cache, progress=progress)
+    return prepare(source, splits, scale=scale, cache=cache, progress=progress)
 
 
 def default_cache() -> Path:
@@ -91,13 +95,21 @@ def default_cache() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "sesr-lab"
 
 
-def open_source(source: str, *, scale: int) -> DatasetDict:
-    """The source's pictures as splits `train` and `valid` with columns `name`, `hr` and `lr`, not decoded."""
+def open_source(source: str, *, scale: int, cache: Path, progress: Progress | None = None) -> DatasetDict:
+    """The source's pictures as splits `train` and `valid` with columns `name`, `hr` and `lr`, not decoded.
+
+    Raises:
+        DataError: the source is unknown, missing or cannot be fetched.
+    """
     kind, _, rest = source.partition(":")
     if source == "photos":
         return as_datasets(sources.photos())
+    if source == "div2k":
+        return as_datasets(sources.div2k(cache / "div2k", scale=scale, progress=progress))
     if kind == "folder" and rest:
         return as_datasets(sources.folder(Path(rest).expanduser(), scale=scale))
+    if kind == "hub" and rest:
+        return _hub(rest)
     raise DataError(f"--data {source}: no such source; allowed are {', '.join(sources.SOURCES)}")
 
 
@@ -113,10 +125,11 @@ def as_datasets(splits: Splits) -> DatasetDict:
 def prepare(source: str, splits: DatasetDict, *, scale: int, cache: Path, progress: Progress | None = None) -> Data:
     """As `load`, for splits that are already open."""
     train, valid = splits["train"], splits["valid"]
-    fingerprint = _fingerprint(splits, "hr", progress)
+    kept = cache / f"fingerprints-{FORMAT}"
+    high = fingerprint(splits, "hr", memory=kept, progress=progress)
     lr_origin = _lr_origin(source, splits)
-    lr_fingerprint = _fingerprint(splits, "lr", progress) if lr_origin == "paired" else ""
-    key = f"{fingerprint[:32]}-x{scale}-{lr_origin}{lr_fingerprint[:16]}"
+    low = fingerprint(splits, "lr", memory=kept, progress=progress) if lr_origin == "paired" else ""
+    key = f"{high[:32]}-x{scale}-{lr_origin}{low[:16]}"
     arrays = ArrayFolder(cache / f"prepared-{FORMAT}" / key)
     names = [f"train-{i:05d}" for i in range(len(train))]
     pairs = PreparedPairs(arrays, names, lambda i: train_planes(train[i], scale))
@@ -126,12 +139,57 @@ def prepare(source: str, splits: DatasetDict, *, scale: int, cache: Path, progre
         scale=scale,
         train=pairs,
         valid=_samples(valid, arrays, scale, progress),
-        fingerprint=fingerprint,
+        fingerprint=high,
         lr_origin=lr_origin,
-        lr_fingerprint=lr_fingerprint,
+        lr_fingerprint=low,
         train_names=tuple(train["name"]),
         train_sizes=tuple(pairs.sizes()),
     )
+
+
+def _hub(repo: str) -> DatasetDict:
+    """A repository of the Hugging Face hub: its train split, and its validation or test split or a hold-out."""
+    from datasets import DatasetDict, load_dataset
+
+    try:
+        loaded = load_dataset(repo)
+    except Exception as error:  # repositories and networks fail in ways that datasets does not wrap
+        reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
+        advice = "check its name and the network, or use --data folder:PATH"
+        raise DataError(f"hub:{repo}: cannot be loaded ({reason}); {advice}") from error
+    if "train" not in loaded:
+        raise DataError(f"hub:{repo}: no split train, only {', '.join(loaded)}; use a repository that has one")
+    valid = next((split for split in _VALID_SPLITS if split in loaded), None)
+    train = _hub_split(loaded["train"], repo, "train")
+    if valid is not None:
+        return DatasetDict(train=train, valid=_hub_split(loaded[valid], repo, valid))
+    kept = sources.held_out(train["name"], where=f"hub:{repo}")
+    rest = [i for i in range(len(train)) if i not in kept]
+    return DatasetDict(train=train.select(rest), valid=train.select(sorted(kept)))
+
+
+def _hub_split(split: Dataset, repo: str, name: str) -> Dataset:
+    """The image column of a split as `hr`, not decoded, with names by position."""
+    from datasets import Image
+
+    column = _image_column(split, repo)
+    pictures = split.select_columns([column]).cast_column(column, Image(decode=False))
+    pictures = pictures.rename_column(column, "hr") if column != "hr" else pictures
+    names = [f"hub:{repo} {name} picture {i}" for i in range(len(pictures))]
+    return pictures.add_column("name", names).add_column("lr", [None] * len(names))
+
+
+def _image_column(split: Dataset, repo: str) -> str:
+    from datasets import Image
+
+    columns = [name for name, feature in split.features.items() if isinstance(feature, Image)]
+    chosen = [name for name in ("image", "hr") if name in columns] or columns
+    if len(chosen) != 1 and chosen != ["image", "hr"]:
+        found = (
+            f"image columns {', '.join(columns)}" if columns else f"no image column among {', '.join(split.features)}"
+        )
+        raise DataError(f"hub:{repo}: {found}; one is needed, or one called image or hr; use another repository")
+    return chosen[0]
 
 
 def _columns(rows: Sequence[Location]) -> dict[str, list[str | None]]:
@@ -154,22 +212,3 @@ def _lr_origin(source: str, splits: DatasetDict) -> LrOrigin:
     if len(paired) > 1:
         raise DataError(f"{source}: LR pictures for one of train and valid only; give both, or neither")
     return "paired" if paired == {True} else "bicubic"
-
-
-def _fingerprint(splits: DatasetDict, column: str, progress: Progress | None) -> str:
-    """SHA-256 of split names, picture names and the files of one column."""
-    total = sum(map(len, splits.values()))
-    digest = hashlib.sha256()
-    for done, (split, row) in enumerate(_rows(splits), start=1):
-        file = content(row, column)
-        digest.update(f"{split}/{row['name']}\0{len(file)}\0".encode())
-        digest.update(file)
-        if progress is not None:
-            progress(done, total, "reading pictures")
-    return digest.hexdigest()
-
-
-def _rows(splits: DatasetDict) -> Iterator[tuple[str, Row]]:
-    for split in ("train", "valid"):
-        for row in splits[split]:
-            yield split, row

@@ -117,11 +117,24 @@ def check_size(hr: Picture, *, least: int, name: str) -> None:
         raise DataError(f"{name}: {_size(hr)} pixels; {least}x{least} or more are needed; remove it")
 
 
-def _read(location: str) -> bytes:
+def file_of(row: Row, column: str) -> str:
+    """The path of the file that holds a picture: its own, or that of the zip around it."""
+    return _place(row[column]["path"])[0]
+
+
+def _place(location: str) -> tuple[str, str | None]:
+    """The file of a location, and the member where the file is a zip."""
     if not location.startswith("zip://"):
-        return Path(location).read_bytes()
+        return location, None
     member, _, archive = location.removeprefix("zip://").partition("::")
-    with ZipFile(archive) as opened:
+    return archive, member
+
+
+def _read(location: str) -> bytes:
+    file, member = _place(location)
+    if member is None:
+        return Path(file).read_bytes()
+    with ZipFile(file) as opened:
         return opened.read(member)
 
 
@@ -145,11 +158,10 @@ def _central(hr: Picture, scale: int) -> tuple[int, int, int, int]:
 
 def _label(row: Row, column: str) -> str:
     """What errors call a picture: its file where it has one, or else its name."""
-    path = row[column]["path"]
-    if row[column]["bytes"] is None and path.startswith("zip://"):
-        member, _, archive = path.removeprefix("zip://").partition("::")
-        return f"{archive}: {member}"
-    return str(path) if row[column]["bytes"] is None else str(row["name"])
+    if row[column]["bytes"] is not None:
+        return str(row["name"])
+    file, member = _place(row[column]["path"])
+    return file if member is None else f"{file}: {member}"
 
 
 def _size(picture: Picture) -> str:

@@ -6,11 +6,15 @@ A location is a path, or `zip://MEMBER::ARCHIVE` for a picture inside a zip, as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile, ZipFile
 
+from sesr_lab.connection import Progress
+from sesr_lab.download import fetch
 from sesr_lab.errors import DataError
 from sesr_lab.picture import list_pictures
 
@@ -26,6 +30,37 @@ PHOTOS_TRAIN = (
     "gravel.png",
 )
 PHOTOS_VALID = ("camera.png", "chelsea.png", "coffee.png")
+
+DIV2K_URL = "http://data.vision.ee.ethz.ch/cvl/DIV2K"
+Archives = Mapping[str, tuple[int, str]]
+"""Bytes and SHA-256 of each zip, by file name."""
+DIV2K: Archives = {
+    "DIV2K_train_HR.zip": (
+        3530603713,
+        "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
+    ),
+    "DIV2K_train_LR_bicubic_X2.zip": (
+        925390592,
+        "a53a424317575838dadce4bcd97cf7b744d6855f43740ed5f0245af3cf4bd850",
+    ),
+    "DIV2K_train_LR_bicubic_X4.zip": (
+        246914039,
+        "f006b837f4eb52b82909aa01478e6d6d199eefce932179491d0c9dbb706dde3a",
+    ),
+    "DIV2K_valid_HR.zip": (
+        448993893,
+        "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
+    ),
+    "DIV2K_valid_LR_bicubic_X2.zip": (
+        117763600,
+        "60eed9875c697df51204aa579e2a699e1d5215095788a097ff54dd17e2664d57",
+    ),
+    "DIV2K_valid_LR_bicubic_X4.zip": (
+        31505881,
+        "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553",
+    ),
+}
+"""The official files. Source: the checksums of TensorFlow Datasets."""
 
 HOLD_OUT_PART = 0.05
 HOLD_OUT_MOST = 16
@@ -73,10 +108,10 @@ def folder(path: Path, *, scale: int) -> Splits:
         DataError: no such folder, no pictures, too few to hold one out, or LR pictures that are missing.
     """
     if not (path / "train").is_dir():
-        return hold_out(paired_rows(path, scale=scale), str(path))
+        return _hold_out(paired_rows(path, scale=scale), str(path))
     train = paired_rows(path / "train", scale=scale)
     if not (path / "valid").is_dir():
-        return hold_out(train, str(path / "train"))
+        return _hold_out(train, str(path / "train"))
     return Splits(train, paired_rows(path / "valid", scale=scale))
 
 
@@ -92,40 +127,83 @@ def paired_rows(path: Path, *, scale: int) -> list[Location]:
     low = path / f"LR_x{scale}"
     if not low.is_dir():
         return [Location(file.name, str(file)) for file in high]
-    places = pair_by_name([file.name for file in high], list_pictures(low), scale=scale, where=str(low))
-    return [Location(file.name, str(file), str(place)) for file, place in zip(high, places, strict=True)]
+    given = {file.name: str(file) for file in list_pictures(low)}
+    places = pair_by_name([file.name for file in high], given, scale=scale, where=str(low))
+    return [Location(file.name, str(file), place) for file, place in zip(high, places, strict=True)]
 
 
-def pair_by_name(names: Sequence[str], low: Sequence[Path], *, scale: int, where: str) -> list[Path]:
-    """For each HR name the LR file of the same stem, or of the stem with `x{scale}` behind it as in DIV2K.
+def div2k(folder: Path, *, scale: int, archives: Archives = DIV2K, progress: Progress | None = None) -> Splits:
+    """DIV2K's 800 training and 100 validation pictures with their bicubic LR, read inside the official zips.
+
+    The zips are fetched into `folder` unless they are there; SESR_LAB_DIV2K_URL names another server.
+
+    Raises:
+        DataError: a zip cannot be fetched or is not the official one.
+    """
+    server = os.environ.get("SESR_LAB_DIV2K_URL", DIV2K_URL).rstrip("/")
+    for split in ("train", "valid"):
+        for name in _zips(split, scale):
+            size, sha256 = archives[name]
+            fetch(f"{server}/{name}", folder / name, size=size, sha256=sha256, progress=progress)
+    return Splits(*(_zipped_rows(folder, split, scale) for split in ("train", "valid")))
+
+
+def pair_by_name(names: Sequence[str], low: Mapping[str, str], *, scale: int, where: str) -> list[str]:
+    """For each HR name the location of the LR picture with its stem, or its stem and `x{scale}` as in DIV2K.
+
+    Args:
+        low: locations of LR pictures by file name.
 
     Raises:
         DataError: a picture has no LR, or two.
     """
-    stems: dict[str, list[Path]] = {}
-    for file in low:
-        stems.setdefault(file.stem, []).append(file)
-    return [_only_match(stems, Path(name).stem, scale, where) for name in names]
+    stems: dict[str, list[str]] = {}
+    for name in low:
+        stems.setdefault(Path(name).stem, []).append(name)
+    return [low[_only_match(stems, Path(name).stem, scale, where)] for name in names]
 
 
-def hold_out(rows: Sequence[Location], where: str) -> Splits:
-    """About 5 % of the pictures as validation (1 to 16), always the same ones: those whose names hash lowest.
+def held_out(names: Sequence[str], *, where: str) -> set[int]:
+    """The positions of about 5 % of the pictures (1 to 16): always the same, those whose names hash lowest.
 
     Raises:
         DataError: fewer than two pictures.
     """
-    if len(rows) < 2:
-        raise DataError(f"{where}: 1 picture; training needs 2 or more, since one is kept for scoring; add some")
-    count = min(max(1, round(len(rows) * HOLD_OUT_PART)), HOLD_OUT_MOST)
-    by_hash = sorted(rows, key=lambda row: hashlib.sha256(row.name.encode()).digest())
-    kept = {row.name for row in by_hash[:count]}
-    return Splits([row for row in rows if row.name not in kept], [row for row in rows if row.name in kept])
+    if len(names) < 2:
+        raise DataError(f"{where}: 1 picture; 2 or more are needed, since one is kept for scoring; add some")
+    count = min(max(1, round(len(names) * HOLD_OUT_PART)), HOLD_OUT_MOST)
+    return set(sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())[:count])
 
 
-def _only_match(stems: dict[str, list[Path]], stem: str, scale: int, where: str) -> Path:
+def _hold_out(rows: Sequence[Location], where: str) -> Splits:
+    kept = held_out([row.name for row in rows], where=where)
+    return Splits([row for i, row in enumerate(rows) if i not in kept], [rows[i] for i in sorted(kept)])
+
+
+def _only_match(stems: Mapping[str, list[str]], stem: str, scale: int, where: str) -> str:
     found = stems.get(stem, []) + stems.get(f"{stem}x{scale}", [])
     if len(found) != 1:
-        names = " and ".join(file.name for file in found) or "no picture"
         wanted = f"{stem}.png or {stem}x{scale}.png"
-        raise DataError(f"{where}: {names} for {stem}; exactly one is needed: {wanted}; add or remove pictures")
+        held = " and ".join(found) or "no LR picture"
+        raise DataError(f"{where}: {held} for {stem}; one is needed: {wanted}; add or remove pictures")
     return found[0]
+
+
+def _zips(split: str, scale: int) -> tuple[str, str]:
+    return f"DIV2K_{split}_HR.zip", f"DIV2K_{split}_LR_bicubic_X{scale}.zip"
+
+
+def _zipped_rows(folder: Path, split: str, scale: int) -> list[Location]:
+    high, low = (_members(folder / name) for name in _zips(split, scale))
+    places = pair_by_name(list(high), low, scale=scale, where=str(folder / _zips(split, scale)[1]))
+    return [Location(name, place, lr) for (name, place), lr in zip(high.items(), places, strict=True)]
+
+
+def _members(archive: Path) -> dict[str, str]:
+    """Locations of the pictures in a zip by file name, in order of their names."""
+    try:
+        with ZipFile(archive) as opened:
+            members = [name for name in opened.namelist() if name.endswith(".png")]
+    except (OSError, BadZipFile) as error:
+        raise DataError(f"{archive}: not a readable zip ({error}); remove it to download it anew") from error
+    return {Path(name).name: f"zip://{name}::{archive}" for name in sorted(members)}
