@@ -83,6 +83,8 @@ class TrialConfig(Architecture):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     parent: Annotated[str, Field(min_length=1)] = "auto"
     """For x4: `auto`, `require`, `none`, or a MODEL to start from."""
+    parent_block: Literal["any", "same"] = "any"
+    """Whether a parent of the other block type is accepted; both types hold the same parameters."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,7 +129,7 @@ class TrialConfig(Architecture):
         budget = {"epochs": self.epochs, "steps": self.steps, "max_seconds": self.max_seconds}
         if not any(budget.values()):
             budget["epochs"] = EPOCHS
-        parent = "" if self.scale == 2 else self.parent.replace("require", "auto")
+        parent = "" if self.scale == 2 else "auto" if self.parent == "require" else self.parent
         identity = {
             "architecture": self.architecture.model_dump(),
             "recipe": asdict(self.resolved_recipe()),
@@ -171,7 +173,8 @@ def checked(model: type[ModelT], values: Mapping[str, object], *, where: str) ->
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in one line: the key, what was found, what is allowed."""
-    first = error.errors(include_url=False)[0]
+    mistakes = error.errors(include_url=False)
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     path = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -180,7 +183,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key}: missing; give a value"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"{key}.{message}" if key else message
+        return f"{key}: {message}" if key else message
     return f"{key}: found {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

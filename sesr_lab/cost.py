@@ -35,9 +35,7 @@ class _Layer:
     kernel: int
 
 
-def costs(
-    *, m: int, f: int, feature_size: int, scale: int, batch_size: int = 32, patch: int = 64
-) -> Costs:
+def costs(*, m: int, f: int, feature_size: int, scale: int, batch_size: int = 32, patch: int = 64) -> Costs:
     """Costs of a SESR network; `patch` is the LR patch's side in pixels, `batch_size` in patches."""
     layers = [_Layer(1, f, 5), *[_Layer(f, f, 3)] * m, _Layer(f, scale**2, 5)]
     width, height = OUTPUT_720P

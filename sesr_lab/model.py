@@ -6,7 +6,7 @@ Corrections of the reference code (ARM-software/sesr at 26dd727) are named where
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
@@ -48,7 +48,7 @@ class LinearBlocks(nn.Module):
         product), and its biases leak into the weights as an offset; here there are no biases in either form.
         """
         weight = torch.bmm(self.project, self.expand.flatten(2))  # (count, out, in·k·k)
-        weight = weight.unflatten(2, self.expand.shape[2:])
+        weight = weight.view(*weight.shape[:2], *self.expand.shape[2:])
         return weight + self.identity() if self.residual else weight
 
     def identity(self) -> Tensor:
@@ -151,7 +151,7 @@ def from_weights(weights: Mapping[str, Tensor], *, block: Block = "collapsed") -
         ValueError: as `shape_of`.
     """
     network = SESR(**shape_of(weights), block=block)
-    network.load_state_dict({name: cast(Tensor, tensor).float() for name, tensor in weights.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return network
 
 

@@ -10,9 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sesr_lab.config import PRESETS, Frozen, TrialConfig, checked, one_of, preset
+from sesr_lab.config import PRESETS, Frozen, TrialConfig, checked, explain, one_of, preset
 from sesr_lab.errors import ConfigError
 
 Choice = bool | int | float | str
@@ -40,7 +40,7 @@ class Range(Frozen):
         return self
 
 
-Axis = Annotated[tuple[Choice, ...], Field(min_length=1, strict=False)] | Range
+Axis = tuple[Choice, ...] | Range
 
 
 class StudySpec(Frozen):
@@ -68,6 +68,11 @@ class StudySpec(Frozen):
     def _macs(cls, value: object) -> object:
         return parse_macs(value) if isinstance(value, str) else value
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _axes(cls, value: object) -> object:
+        return {key: _axis(key, axis) for key, axis in value.items()} if isinstance(value, dict) else value
+
     @field_validator("enqueue", mode="before")
     @classmethod
     def _presets(cls, value: object) -> object:
@@ -89,6 +94,8 @@ class StudySpec(Frozen):
     @cached_property
     def points(self) -> list[dict[str, Choice]] | None:
         """All combinations of the space in order, or None where it is continuous or too large to list."""
+        if not self.space:
+            return []
         if any(isinstance(axis, Range) for axis in self.space.values()):
             return None
         size = 1
@@ -163,6 +170,29 @@ def _samples(spec: StudySpec) -> Iterator[Mapping[str, Choice]]:
             yield {**base, key: value}
 
 
+def _axis(key: str, value: object) -> Axis:
+    """One axis of the space from what stands in the TOML.
+
+    Raises:
+        ValueError: it is neither a list of values nor a range.
+    """
+    if isinstance(value, dict):
+        return _range(key, value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{key}: found {value!r}; give a list of values, or {{low = 1e-4, high = 1e-2, log = true}}")
+    if len({*value}) < len(value):
+        raise ValueError(f"{key}: {value!r} names a value twice; keep it once")
+    return tuple(value)
+
+
+def _range(key: str, value: Mapping[str, object]) -> Range:
+    """The `Range` in a TOML table; ValueError names what is wrong with it."""
+    try:
+        return Range.model_validate(dict(value))
+    except ValidationError as error:
+        raise ValueError(f"{key}: {explain(error, Range)}") from None
+
+
 def _preset(name: str) -> dict[str, int]:
     try:
         return preset(name)
@@ -191,5 +221,3 @@ def _folder() -> Path:
 
 def _shown(path: Path) -> str:
     return f"studies/{path.name}" if path.parent == _folder() else str(path)
-
-
