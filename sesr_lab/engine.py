@@ -43,9 +43,7 @@ class SimpleEngine:
     def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
         self.network, self.pool, self.recipe = network, pool, recipe
         self.device = next(network.parameters()).device
-        self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=recipe.learning_rate, amsgrad=recipe.amsgrad, eps=recipe.adam_eps
-        )
+        self.optimizer = _adam(network, recipe)
         self.average = {name: value.detach().clone() for name, value in network.named_parameters()}
 
     def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
@@ -89,7 +87,7 @@ class SimpleEngine:
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["pace"]
         self.optimizer.step()
         self._update_average()
         return loss.detach()
@@ -99,6 +97,22 @@ class SimpleEngine:
         if self.recipe.ema_decay is not None:
             for name, value in self.network.named_parameters():
                 self.average[name].lerp_(value, 1 - self.recipe.ema_decay)
+
+
+def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
+    """Adam with a group for each parameter, whose `pace` the learning rate is multiplied with."""
+    paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
+    groups = [
+        {"params": [parameter], "pace": paces[name.split(".")[0]]}
+        for name, parameter in network.named_parameters()
+    ]
+    return torch.optim.Adam(
+        groups,
+        lr=recipe.learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        amsgrad=recipe.amsgrad,
+        eps=recipe.adam_eps,
+    )
 
 
 def make_engine(name: EngineName, network: SESR, pool: PatchPool, recipe: Recipe) -> Engine:

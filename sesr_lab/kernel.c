@@ -36,6 +36,7 @@ typedef struct {
     int64_t blocks, feature_size, patch, batch, threads; /* blocks: the paper's m */
     int64_t amsgrad, clip_output;
     double beta1, beta2, eps, clip_norm, ema_decay; /* clip_norm and ema_decay: 0 means none */
+    double pace[4];                                 /* what the rate is multiplied with: head, body, tail, slopes */
     const int16_t *rows;                            /* PatchPool.rows */
     double level;                                   /* value of one step of rows */
     const int64_t *corners;                         /* (8, 3, 2): where pixels (0,0), (0,1), (1,0) come from */
@@ -393,8 +394,10 @@ static void backward(const Team *team, Room *room)
 
 /* ---- collapse ---- */
 
+INLINE __mmask16 first_columns(long count) { return count >= 16 ? 0xffff : (__mmask16)((1 << count) - 1); }
+
 /* Puts one small weight where the packed forms want it. */
-static void pack(const Layer *layer, long tap, long input, long output, int is_head, int is_tail)
+INLINE void pack(const Layer *layer, long tap, long input, long output, int is_head, int is_tail)
 {
     long k = layer->kernel, taps = k * k;
     bf16 value = round_bf16(layer->small[(output * layer->inputs + input) * taps + tap]);
@@ -413,25 +416,44 @@ static void pack(const Layer *layer, long tap, long input, long output, int is_h
     layer->backward[(((taps - 1 - tap) * pairs + output / 2) * WIDE + input) * 2 + output % 2] = value;
 }
 
-/* This thread's output channels of every small convolution: W₂W₁, packed. */
+/* W₂W₁ in columns column … column + 15 for `group` output channels from `first` on, packed. */
+INLINE void collapse_columns(const Team *team, long l, long column, long first, int group)
+{
+    const Job *job = team->job;
+    const Layer *layer = &team->layers[l];
+    long taps = layer->kernel * layer->kernel, size = layer->inputs * taps, width = job->feature_size;
+    const float *expand = job->weights + layer->expand + column;
+    const float *project = job->weights + layer->project + first * width;
+    __mmask16 inside = first_columns(size - column);
+    __m512 sum[16] = {0};
+    for (long p = 0; p < width; p++) {
+        __m512 row = _mm512_maskz_loadu_ps(inside, expand + p * size);
+        UNROLL for (int o = 0; o < group; o++)
+            sum[o] = _mm512_fmadd_ps(row, _mm512_set1_ps(project[o * width + p]), sum[o]);
+    }
+    UNROLL for (int o = 0; o < group; o++)
+        _mm512_mask_storeu_ps(layer->small + (first + o) * size + column, inside, sum[o]);
+    for (long j = column; j < size && j < column + 16; j++)
+        for (long o = first; o < first + group; o++) pack(layer, j % taps, j / taps, o, l == 0, l == team->layer_count - 1);
+}
+
+INLINE void collapse_layer(const Team *team, long l, long *unit, long thread, int outputs)
+{
+    long size = team->layers[l].inputs * team->layers[l].kernel * team->layers[l].kernel;
+    for (long column = 0; column < size; column += 16)
+        if ((*unit)++ % team->job->threads == thread) {
+            for (int o = 0; o + 16 <= outputs; o += 16) collapse_columns(team, l, column, o, 16);
+            if (outputs % 16) collapse_columns(team, l, column, outputs / 16 * 16, outputs % 16);
+        }
+}
+
+/* This thread's share of the small convolutions, and the slopes. */
 static void collapse(const Team *team, long thread)
 {
     const Job *job = team->job;
-    for (long l = 0; l < team->layer_count; l++) {
-        const Layer *layer = &team->layers[l];
-        long taps = layer->kernel * layer->kernel, size = layer->inputs * taps;
-        const float *expand = job->weights + layer->expand, *project = job->weights + layer->project;
-        for (long o = thread; o < layer->outputs; o += job->threads) {
-            float *restrict small = layer->small + o * size;
-            memset(small, 0, (size_t)size * 4);
-            for (long p = 0; p < job->feature_size; p++) {
-                float factor = project[o * job->feature_size + p];
-                const float *restrict row = expand + p * size;
-                for (long j = 0; j < size; j++) small[j] += factor * row[j];
-            }
-            for (long j = 0; j < size; j++) pack(layer, j % taps, j / taps, o, l == 0, l == team->layer_count - 1);
-        }
-    }
+    long unit = 0;
+    for (long l = 0; l < team->layer_count - 1; l++) collapse_layer(team, l, &unit, thread, F);
+    collapse_layer(team, team->layer_count - 1, &unit, thread, SUBPIXELS);
     for (long i = thread; i < job->blocks * F; i += job->threads)
         team->slope[i / F * WIDE + i % F] = job->weights[team->slopes + i];
 }
@@ -466,35 +488,55 @@ static void gather_gradients(const Team *team, long thread)
     }
 }
 
+/* Row p of W₁'s gradient gets the part of `group` output channels from `first` on; column p of W₂'s, all of it.
+ * Returns the sum of W₂'s squares, and that of W₁'s once the last channels are in. */
+INLINE double backward_row(const Team *team, const Layer *layer, long p, long first, int group, int last)
+{
+    const Job *job = team->job;
+    long size = layer->inputs * layer->kernel * layer->kernel, width = job->feature_size;
+    const float *row = job->weights + layer->expand + p * size, *small = layer->small_grad + first * size;
+    const float *project = job->weights + layer->project + first * width + p;
+    float *out = team->grad + layer->expand + p * size, *out_project = team->grad + layer->project + first * width + p;
+    __m512 dot[16] = {0}, squares = _mm512_setzero_ps();
+    for (long column = 0; column < size; column += 16) {
+        __mmask16 inside = first_columns(size - column);
+        __m512 weight = _mm512_maskz_loadu_ps(inside, row + column);
+        __m512 sum = first ? _mm512_maskz_loadu_ps(inside, out + column) : _mm512_setzero_ps();
+        UNROLL for (int o = 0; o < group; o++) {
+            __m512 grad = _mm512_maskz_loadu_ps(inside, small + o * size + column);
+            dot[o] = _mm512_fmadd_ps(weight, grad, dot[o]);
+            sum = _mm512_fmadd_ps(grad, _mm512_set1_ps(project[o * width]), sum);
+        }
+        squares = _mm512_fmadd_ps(sum, sum, squares);
+        _mm512_mask_storeu_ps(out + column, inside, sum);
+    }
+    double norm = last ? _mm512_reduce_add_ps(squares) : 0;
+    UNROLL for (int o = 0; o < group; o++) {
+        float value = _mm512_reduce_add_ps(dot[o]);
+        out_project[o * width] = value;
+        norm += (double)value * value;
+    }
+    return norm;
+}
+
+INLINE double backward_rows(const Team *team, const Layer *layer, long thread, int outputs)
+{
+    long width = team->job->feature_size, threads = team->job->threads, full = outputs / 16 * 16;
+    double norm = 0;
+    for (long p = width * thread / threads; p < width * (thread + 1) / threads; p++) {
+        for (int o = 0; o < full; o += 16) norm += backward_row(team, layer, p, o, 16, o + 16 == outputs);
+        if (outputs % 16) norm += backward_row(team, layer, p, full, outputs % 16, 1);
+    }
+    return norm;
+}
+
 /* Gradients of this thread's share of W₁ and W₂; returns the sum of their squares, slopes included. */
 static double backward_collapse(const Team *team, long thread)
 {
     const Job *job = team->job;
     double norm = 0;
-    long width = job->feature_size;
-    for (long l = 0; l < team->layer_count; l++) {
-        const Layer *layer = &team->layers[l];
-        long size = layer->inputs * layer->kernel * layer->kernel;
-        const float *expand = job->weights + layer->expand, *project = job->weights + layer->project;
-        for (long p = width * thread / job->threads; p < width * (thread + 1) / job->threads; p++) {
-            float *restrict out = team->grad + layer->expand + p * size;
-            const float *restrict row = expand + p * size;
-            memset(out, 0, (size_t)size * 4);
-            for (long o = 0; o < layer->outputs; o++) {
-                const float *restrict small = layer->small_grad + o * size;
-                float factor = project[o * width + p], dot = 0;
-                for (long j = 0; j < size; j++) {
-                    out[j] += factor * small[j];
-                    dot += row[j] * small[j];
-                }
-                team->grad[layer->project + o * width + p] = dot;
-                norm += (double)dot * dot;
-            }
-            float square = 0;
-            for (long j = 0; j < size; j++) square += out[j] * out[j];
-            norm += square;
-        }
-    }
+    for (long l = 0; l < team->layer_count - 1; l++) norm += backward_rows(team, &team->layers[l], thread, F);
+    norm += backward_rows(team, &team->layers[team->layer_count - 1], thread, SUBPIXELS);
     for (long i = thread; i < job->blocks * F; i += job->threads)
         norm += (double)team->grad[team->slopes + i] * team->grad[team->slopes + i];
     return norm;
@@ -502,38 +544,56 @@ static double backward_collapse(const Team *team, long thread)
 
 /* ---- Adam ---- */
 
-/* Moves this thread's share of the parameters, as torch.optim.Adam does, and their average. */
+typedef struct {
+    float shrink, pace, unbias, keep, b1, b2, eps;
+} Move;
+
+/* Parameters from … to - 1 move as torch.optim.Adam moves them, and their average follows. */
+static void update_range(const Job *job, const float *restrict grad, Move move, long from, long to)
+{
+    float *restrict weights = job->weights, *restrict moment = job->moment, *restrict second = job->second;
+    float *restrict largest = job->largest, *restrict average = job->average;
+    for (long i = from; i < to; i++) {
+        float g = grad[i] * move.shrink;
+        moment[i] += (1 - move.b1) * (g - moment[i]);
+        second[i] = move.b2 * second[i] + (1 - move.b2) * g * g;
+    }
+    if (job->amsgrad)
+        for (long i = from; i < to; i++) {
+            largest[i] = largest[i] > second[i] ? largest[i] : second[i];
+            weights[i] -= move.pace * moment[i] / (sqrtf(largest[i]) * move.unbias + move.eps);
+        }
+    else
+        for (long i = from; i < to; i++)
+            weights[i] -= move.pace * moment[i] / (sqrtf(second[i]) * move.unbias + move.eps);
+    if (move.keep > 0)
+        for (long i = from; i < to; i++) average[i] += move.keep * (weights[i] - average[i]);
+}
+
+/* Moves this thread's share of the parameters, in pieces that stay in the nearest cache. */
 static void update(const Team *team, long thread, long step, double rate)
 {
     const Job *job = team->job;
     double norm = 0, count = (double)(team->first + step + 1);
     for (long t = 0; t < job->threads; t++) norm += team->rooms[t].norm;
     double limit = job->clip_norm / (sqrt(norm) + 1e-6);
-    float shrink = job->clip_norm > 0 && limit < 1 ? (float)limit : 1;
-    float b1 = (float)job->beta1, b2 = (float)job->beta2, eps = (float)job->eps;
-    float pace = (float)(rate / (1 - pow(job->beta1, count)));
-    float unbias = (float)(1 / sqrt(1 - pow(job->beta2, count)));
-    float keep = job->ema_decay > 0 ? (float)(1 - job->ema_decay) : 0;
-    long from = team->parameters * thread / job->threads, to = team->parameters * (thread + 1) / job->threads;
-    float *restrict weights = job->weights, *restrict moment = job->moment, *restrict second = job->second;
-    float *restrict largest = job->largest, *restrict average = job->average, *restrict grad = team->grad;
-    if (job->amsgrad)
-        for (long i = from; i < to; i++) {
-            float g = grad[i] * shrink;
-            moment[i] += (1 - b1) * (g - moment[i]);
-            second[i] = b2 * second[i] + (1 - b2) * g * g;
-            largest[i] = largest[i] > second[i] ? largest[i] : second[i];
-            weights[i] -= pace * moment[i] / (sqrtf(largest[i]) * unbias + eps);
+    Move move = {
+        .shrink = job->clip_norm > 0 && limit < 1 ? (float)limit : 1,
+        .unbias = (float)(1 / sqrt(1 - pow(job->beta2, count))),
+        .keep = job->ema_decay > 0 ? (float)(1 - job->ema_decay) : 0,
+        .b1 = (float)job->beta1,
+        .b2 = (float)job->beta2,
+        .eps = (float)job->eps,
+    };
+    const long ends[] = {team->layers[1].expand, team->layers[team->layer_count - 1].expand, team->slopes,
+                         team->parameters};
+    for (long piece = thread * 1024, part = 0; piece < team->parameters; piece += 1024 * job->threads)
+        for (long from = piece, to; from < least(piece + 1024, team->parameters); from = to) {
+            while (from >= ends[part]) part++;
+            to = least(least(piece + 1024, team->parameters), ends[part]);
+            move.pace = (float)(rate * job->pace[part] / (1 - pow(job->beta1, count)));
+            update_range(job, team->grad, move, from, to);
         }
-    else
-        for (long i = from; i < to; i++) {
-            float g = grad[i] * shrink;
-            moment[i] += (1 - b1) * (g - moment[i]);
-            second[i] = b2 * second[i] + (1 - b2) * g * g;
-            weights[i] -= pace * moment[i] / (sqrtf(second[i]) * unbias + eps);
-        }
-    if (keep > 0)
-        for (long i = from; i < to; i++) average[i] += keep * (weights[i] - average[i]);
 }
 
 /* ---- threads ---- */

@@ -26,10 +26,9 @@ from sesr_lab.recipe import Recipe
 SOURCE = Path(__file__).with_suffix(".c")
 SMALLEST_PATCH = 16
 LARGEST_F = 64
-BETAS = (0.9, 0.999)
 # Sums may be reordered, but infinities and NaN stay what they are: the trainer looks for them.
 FLAGS = (
-    *("-O3", "-march=native", "-fPIC", "-shared", "-pthread"),
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
 )
 PARAMETERS = ("head.expand", "head.project", "body.expand", "body.project", "tail.expand", "tail.project", "slopes")
@@ -43,6 +42,7 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("blocks", "feature_size", "patch", "batch", "threads")),
         *((name, ctypes.c_int64) for name in ("amsgrad", "clip_output")),
         *((name, ctypes.c_double) for name in ("beta1", "beta2", "eps", "clip_norm", "ema_decay")),
+        ("pace", ctypes.c_double * 4),
         ("rows", ctypes.c_void_p),
         ("level", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("corners", "order")),
@@ -119,6 +119,7 @@ class KernelEngine:
 
     def _job(self) -> Job:
         network, recipe = self.network, self.recipe
+        paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
         largest = self.moments.get("max_exp_avg_sq")
         return Job(
             blocks=network.m,
@@ -128,11 +129,12 @@ class KernelEngine:
             threads=min(torch.get_num_threads(), recipe.batch_size),
             amsgrad=recipe.amsgrad,
             clip_output=recipe.clip_output,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
+            beta1=recipe.adam_beta1,
+            beta2=recipe.adam_beta2,
             eps=recipe.adam_eps,
             clip_norm=recipe.clip_norm or 0.0,
             ema_decay=recipe.ema_decay or 0.0,
+            pace=(ctypes.c_double * 4)(*(paces[name] for name in ("head", "body", "tail", "slopes"))),
             rows=self.pool.rows.data_ptr(),
             level=1 / LEVELS,
             corners=self.corners.data_ptr(),

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sesr_lab.config import PRESETS, Frozen, TrialConfig, checked, explain, one_of, preset
+from sesr_lab.cost import costs
 from sesr_lab.errors import ConfigError
 
 Choice = bool | int | float | str
@@ -115,6 +116,15 @@ class StudySpec(Frozen):
         settings = {"seed": self.seed, **self.train, **params}
         return checked(TrialConfig, settings, where=f"study {self.name}: trial")
 
+    def changed(self, *, trials: int | None, data: str | None) -> StudySpec:
+        """The study with another number of trials, or on other data (and then under another name)."""
+        update: dict[str, object] = {}
+        if trials is not None:
+            update["trials"] = trials
+        if data is not None and data != self.train.get("data"):
+            update |= {"train": {**self.train, "data": data}, "name": f"{self.name}-{slug(data)}"}
+        return self.model_copy(update=update)
+
     @property
     def identity(self) -> dict[str, object]:
         """What must stay the same for a stored study to go on: all but the description and how many trials."""
@@ -141,6 +151,30 @@ def load_study(name_or_path: str) -> StudySpec:
 def built_in() -> dict[str, Path]:
     """The studies that travel with sesr-lab, by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+
+
+def slug(text: str) -> str:
+    """`text` as part of a study's name: what is not a letter, digit, dot or dash becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+
+
+def space_summary(spec: StudySpec) -> dict[str, object]:
+    """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
+    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points or [])]
+    macs = [_macs_of(spec.trial(point)) for point in points]
+    allowed = [count for count in macs if spec.max_macs is None or count <= spec.max_macs]
+    return {
+        "networks in the space": "continuous" if spec.points is None else len(spec.points or spec.enqueue),
+        "trials": spec.trials,
+        "first": len(spec.enqueue),
+        "GMAC to 720p": f"{min(macs) / 1e9:.2f} to {max(macs) / 1e9:.2f}" if macs else "",
+        "over the limit": len(macs) - len(allowed),
+        "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
+    }
+
+
+def _macs_of(config: TrialConfig) -> int:
+    return costs(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale).macs_720p
 
 
 def parse_macs(text: str) -> float:

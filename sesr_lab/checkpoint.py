@@ -1,0 +1,57 @@
+"""Training states on this machine's disk: what an interrupted run goes on from. Never unpickled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sesr_lab.errors import StoreError
+
+FOLDER_VARIABLE = "SESR_LAB_STATE"
+
+
+def folder() -> Path:
+    """Where states are kept: $SESR_LAB_STATE, or .sesr-lab in the current folder."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or ".sesr-lab").absolute() / "checkpoints"
+
+
+def write(run_id: str, state: dict[str, Tensor]) -> Path:
+    """Writes a run's state; a reader, or a kill at any moment, finds the old state or the new one, whole.
+
+    Raises:
+        StoreError: the folder cannot be written, or the disk is full.
+    """
+    path = _path(run_id)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in state.items()}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"checkpoint {path}: {error.strerror}; free some space, or set {FOLDER_VARIABLE}") from None
+    return path
+
+
+def read(run_id: str) -> dict[str, Tensor] | None:
+    """A run's last state, or None where there is none that can be read."""
+    try:
+        return dict(load(_path(run_id).read_bytes()))
+    except (OSError, SafetensorError):
+        return None
+
+
+def remove(run_id: str) -> None:
+    """Deletes a run's state; nothing happens where there is none."""
+    _path(run_id).unlink(missing_ok=True)
+
+
+def _path(run_id: str) -> Path:
+    return folder() / f"{run_id}.safetensors"

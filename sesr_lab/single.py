@@ -1,0 +1,33 @@
+"""One tracked run outside a study: `sesr-lab train`."""
+
+from __future__ import annotations
+
+from sesr_lab import trial
+from sesr_lab.config import TrialConfig
+from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, resumable_run
+from sesr_lab.parent import Parents
+
+EXPERIMENT = "train"
+"""The MLflow experiment of all single runs."""
+
+
+def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
+    """Trains one network, its parent first where it needs one and there is none.
+
+    Args:
+        fresh: start anew even if the same training was stopped or killed before; otherwise that goes on.
+
+    Raises:
+        SesrError: the data, the parent or a store is unfit.
+        Interrupted: the user asked to stop; the same command goes on from there.
+    """
+    data = trial.load_data(config.data, config.scale)
+    task = Task(
+        config=config,
+        experiment_id=lab.tracker.experiment(EXPERIMENT),
+        label=f"{config.architecture.name}-x{config.scale}",
+        tags={"sesr.kind": "train"},
+    )
+    earlier = None if fresh else resumable_run(lab, task, data)
+    parent = Parents(lab).ensure(task)
+    return carry_out(lab, task, parent=parent, run_id=earlier)

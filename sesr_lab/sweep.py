@@ -1,0 +1,438 @@
+"""A study, driven: Optuna is asked, trials run, Optuna is told. The only module that touches Optuna.
+
+Optuna's storage is the truth about the search. Order for each trial: ask, fingerprint, run, run's id, training,
+outcome, tell; a kill between any two of them is made good by the next start, which holds the study's claim.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from sesr_lab import trial as trials
+from sesr_lab.config import TrialConfig
+from sesr_lab.errors import ConfigError, ParentError, StoreError
+from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, untrained
+from sesr_lab.parent import Parents
+from sesr_lab.study import Choice, Range, StudySpec
+
+DUPLICATES_IN_A_ROW = 3
+"""So many known networks in a row, and one that nobody has tried is put in front of the sampler."""
+GIVE_UP_ASKING = 100
+"""So many known networks in a row from a space that cannot be listed, and it counts as exhausted."""
+
+_IDENTITY, _DATA, _RUN, _FINISHED = "sesr:study", "sesr:data_fingerprint", "sesr:run_id", "sesr:finished"
+_FINGERPRINT, _EXTRAS, _OUTCOME, _DUPLICATE = "fingerprint", "settings", "outcome", "dedup_of"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Where a study stands."""
+
+    study: str
+    experiment_id: str
+    run_id: str
+    objective: str
+    outcomes: tuple[Outcome, ...]
+    """The trials that ended, in order, those of known networks left out."""
+    counts: Mapping[str, int]
+    """Trials by Optuna's state, and how many were known before."""
+    pareto: tuple[str, ...]
+    """Labels of the trials that no other beats in both PSNR and MACs."""
+
+    @property
+    def best(self) -> Outcome | None:
+        """The trained network with the highest PSNR."""
+        return _best(self.outcomes)
+
+
+def sweep(spec: StudySpec, lab: Lab, storage: str) -> Sweep:
+    """Runs the study, or goes on with it, until it has trained as many networks as it names or its space ends.
+
+    Raises:
+        ConfigError: the stored study is another one than `spec`.
+        StoreError: a store cannot be reached, or another process drives this study.
+        Interrupted: the user asked to stop; nothing is lost.
+    """
+    claim = lab.claims.take(f"study:{spec.name}")
+    if claim is None:
+        holder = lab.claims.look(f"study:{spec.name}")
+        owner = holder.owner if holder else "another process"
+        raise StoreError(f"study {spec.name}: {owner} is driving it now; wait for it, or stop it first")
+    with claim, _storage_errors(storage):
+        return _Driver(spec, lab, storage).drive()
+
+
+def stored(name: str, storage: str) -> list[Outcome]:
+    """The trained networks of a stored study.
+
+    Raises:
+        ConfigError: there is no such study, or it has not finished.
+    """
+    with _storage_errors(storage):
+        try:
+            study = optuna.load_study(study_name=name, storage=_open(storage))
+        except KeyError:
+            raise ConfigError(f"study {name!r} is not in {storage}; run it first: sesr-lab sweep {name}") from None
+        if not study.user_attrs.get(_FINISHED):
+            raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
+        return [outcome for outcome in _outcomes(study) if outcome.result == "finished"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a stored study stands."""
+
+    study: str
+    finished: bool
+    counts: Mapping[str, int]
+    best: Outcome | None
+    pareto: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def standing(storage: str, name: str | None = None) -> list[Standing]:
+    """Where the stored studies stand, or the one called `name`.
+
+    Raises:
+        ConfigError: there is no study of that name.
+    """
+    with _storage_errors(storage):
+        backend = _open(storage)
+        known = optuna.get_all_study_names(backend)
+    if name is not None and name not in known:
+        raise ConfigError(f"study {name!r} is not in {storage}; stored there: {', '.join(known) or 'none'}")
+    wanted = [name] if name is not None else known
+    return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
+
+
+def _standing(study: optuna.Study) -> Standing:
+    outcomes = tuple(_outcomes(study))
+    return Standing(
+        study=study.study_name,
+        finished=bool(study.user_attrs.get(_FINISHED)),
+        counts=_counts(study),
+        best=_best(outcomes),
+        pareto=tuple(outcome.label for outcome in pareto(outcomes)),
+        outcomes=outcomes,
+    )
+
+
+class _Driver:
+    """One driver of one study; holds what its steps share."""
+
+    def __init__(self, spec: StudySpec, lab: Lab, storage: str) -> None:
+        self.spec, self.lab, self.storage = spec, lab, storage
+        self.parents = Parents(lab)
+        candidates = _candidates(spec, storage)
+        self.study = _open_study(spec, storage)
+        for settings in [*candidates, *spec.enqueue]:
+            self._enqueue(settings)
+        self.experiment_id = lab.tracker.experiment(spec.name)
+        self.run_id = ""
+
+    def drive(self) -> Sweep:
+        self._check_data()
+        run = self._study_run()
+        self.run_id = run.run_id
+        try:
+            self._resume()
+            while len(self._counted()) < self.spec.trials and (asked := self._next()) is not None:
+                self._run(asked)
+        except BaseException as error:
+            run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", type(error).__name__.lower())
+            raise
+        self.study.set_user_attr(_FINISHED, True)
+        result = self.result()
+        if result.best is not None and result.best.psnr is not None:
+            run.log_metrics({"best_psnr": result.best.psnr, "trials": len(result.outcomes)}, step=0)
+            run.set_tags({"sesr.best": result.best.model or "", "sesr.pareto": ", ".join(result.pareto)[:4000]})
+        run.end("FINISHED", "finished")
+        return result
+
+    def result(self) -> Sweep:
+        outcomes = tuple(_outcomes(self.study))
+        return Sweep(
+            study=self.spec.name,
+            experiment_id=self.experiment_id,
+            run_id=self.run_id,
+            objective=self.spec.objective,
+            outcomes=outcomes,
+            counts=_counts(self.study),
+            pareto=tuple(outcome.label for outcome in pareto(outcomes)),
+        )
+
+    def _check_data(self) -> None:
+        """A study's numbers can be compared only while its pictures stay the same."""
+        data = trials.load_data(str(self.spec.train.get("data", "photos")), int(self.spec.train.get("scale", 2)))
+        known = self.study.user_attrs.get(_DATA)
+        if known is not None and known != data.fingerprint:
+            raise ConfigError(
+                f"study {self.spec.name}: its pictures ({data.source}) have changed since it began: fingerprint "
+                f"{data.fingerprint[:12]}, not {known[:12]}; restore them, or give the study another name"
+            )
+        self.study.set_user_attr(_DATA, data.fingerprint)
+
+    def _study_run(self) -> Any:
+        """The study's own MLflow run: the earlier one if there is one."""
+        known = self.study.user_attrs.get(_RUN)
+        if known is not None:
+            return self.lab.tracker.reopen_run(known)
+        run = self.lab.tracker.start_run(
+            self.experiment_id,
+            self.spec.name,
+            params={"objective": self.spec.objective, "trials": self.spec.trials, "sampler": self.spec.sampler},
+            tags={"sesr.kind": "study", "sesr.study": self.spec.name, "mlflow.note.content": self.spec.description},
+        )
+        self.study.set_user_attr(_RUN, run.run_id)
+        return run
+
+    def _resume(self) -> None:
+        """Goes on with the trials that a killed or stopped driver left, before anything new is asked."""
+        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        keep = [self._run_of(frozen) for frozen in left]
+        self.lab.tracker.reap(tags={"sesr.study": self.spec.name}, keep=[self.run_id, *filter(None, keep)])
+        for frozen in left:
+            self._run(optuna.trial.Trial(self.study, frozen._trial_id))
+
+    def _run_of(self, frozen: FrozenTrial) -> str | None:
+        """The MLflow run of a trial, by its stored id or by its tags (a kill can fall between the two)."""
+        if "run_id" in frozen.user_attrs:
+            return cast(str, frozen.user_attrs["run_id"])
+        tags = {"sesr.study": self.spec.name, "sesr.trial": str(frozen.number)}
+        return next((run.run_id for run in self.lab.tracker.runs(self.experiment_id, tags=tags)), None)
+
+    def _next(self) -> optuna.Trial | None:
+        """The next trial to train; None when no network is left that was not tried."""
+        in_a_row = 0
+        while in_a_row < GIVE_UP_ASKING:
+            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if not waiting and self.spec.points is not None and not self._enqueue_unseen(in_a_row):
+                return None
+            asked = self.study.ask()
+            if not self._settled(asked):
+                return asked
+            in_a_row += 1
+        return None
+
+    def _enqueue_unseen(self, in_a_row: int) -> bool:
+        """Puts an untried network first where the sampler repeats itself or the rest fits; False if none is left."""
+        unseen = self._unseen()
+        remaining = self.spec.trials - len(self._counted())
+        if unseen and (len(unseen) <= remaining or in_a_row >= DUPLICATES_IN_A_ROW):
+            drawn = random.Random(self.spec.seed + len(self.study.get_trials(deepcopy=False)))
+            self._enqueue(drawn.choice(unseen))
+        return bool(unseen)
+
+    def _unseen(self) -> list[dict[str, Choice]]:
+        seen = {trial.user_attrs.get(_FINGERPRINT) for trial in self.study.get_trials(deepcopy=False)}
+        return [
+            point
+            for point in self.spec.points or []
+            if (config := self.spec.trial(point)).fingerprint not in seen and self._excess(config) <= 0
+        ]
+
+    def _settled(self, asked: optuna.Trial) -> bool:
+        """Whether the trial needs no training: its network is known already, or costs too much."""
+        config = self._config(asked)
+        twin = self._twin(config.fingerprint, asked.number)
+        asked.set_user_attr(_FINGERPRINT, config.fingerprint)
+        if self.spec.max_macs is not None:
+            asked.set_constraint("macs", self._excess(config))
+        if twin is not None:
+            asked.set_user_attr(_DUPLICATE, twin.number)
+            self.study.tell(asked, twin.values, state=twin.state)
+            return True
+        if self._excess(config) > 0:
+            outcome = self._too_costly(asked, config)
+            asked.set_user_attr(_OUTCOME, asdict(outcome))
+            self.study.tell(asked, state=TrialState.PRUNED)
+            return True
+        return False
+
+    def _too_costly(self, asked: optuna.Trial, config: TrialConfig) -> Outcome:
+        macs = trials.trial_costs(config).macs_720p
+        reason = f"{macs / 1e9:.2f} GMAC to 720p, over the study's {(self.spec.max_macs or 0) / 1e9:.2f}"
+        outcome = untrained(self._task(asked, config), "over budget", reason)
+        self.lab.view.note(f"{outcome.label}: not trained: {reason}")
+        return outcome
+
+    def _excess(self, config: TrialConfig) -> float:
+        """MACs over the study's limit; at most zero where there is room."""
+        return trials.trial_costs(config).macs_720p - (self.spec.max_macs or float("inf"))
+
+    def _twin(self, fingerprint: str, number: int) -> FrozenTrial | None:
+        """The trial that has trained the same network, if one has."""
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        same = (t for t in ended if t.user_attrs.get(_FINGERPRINT) == fingerprint and t.number != number)
+        return next(same, None)
+
+    def _run(self, asked: optuna.Trial) -> None:
+        """Trains a trial, or goes on with it, and tells Optuna."""
+        config = self._config(asked)
+        attrs = asked.user_attrs
+        if _FINGERPRINT not in attrs and self._settled(asked):
+            return
+        if _OUTCOME not in attrs:
+            outcome = self._train(asked, config, attrs)
+            asked.set_user_attr(_OUTCOME, asdict(outcome))
+        else:
+            outcome = Outcome(**attrs[_OUTCOME])
+        self._tell(asked, outcome)
+
+    def _train(self, asked: optuna.Trial, config: TrialConfig, attrs: Mapping[str, Any]) -> Outcome:
+        task = self._task(asked, config)
+        try:
+            parent = self.parents.ensure(task)
+        except ParentError as error:
+            self.lab.view.note(f"{task.label}: not trained: {error}")
+            return untrained(task, "failed", str(error))
+        return carry_out(
+            self.lab,
+            task,
+            parent=parent,
+            run_id=attrs.get("run_id") or self._run_of(self.study.get_trials(deepcopy=False)[asked.number]),
+            on_run=lambda run_id: asked.set_user_attr("run_id", run_id),
+        )
+
+    def _tell(self, asked: optuna.Trial, outcome: Outcome) -> None:
+        if outcome.result != "finished" or outcome.psnr is None:
+            # Not FAIL: the sampler would ask for the same network again and again.
+            self.study.tell(asked, state=TrialState.PRUNED)
+            return
+        values = [outcome.psnr, float(outcome.macs_720p)] if self.spec.objective == "pareto" else [outcome.psnr]
+        self.study.tell(asked, values)
+
+    def _task(self, asked: optuna.Trial, config: TrialConfig) -> Task:
+        return Task(
+            config=config,
+            experiment_id=self.experiment_id,
+            label=f"t{asked.number:04d}-{config.architecture.name}",
+            tags={"sesr.kind": "trial", "sesr.study": self.spec.name, "sesr.trial": str(asked.number)},
+            study_run_id=self.run_id,
+        )
+
+    def _config(self, asked: optuna.Trial) -> TrialConfig:
+        params = {key: _suggest(asked, key, axis) for key, axis in self.spec.space.items()}
+        return self.spec.trial(params | asked.user_attrs.get(_EXTRAS, {}))
+
+    def _counted(self) -> list[Outcome]:
+        """The trials that count against the study's number: those that were trained or tried to."""
+        return [outcome for outcome in _outcomes(self.study) if outcome.result != "over budget"]
+
+    def _enqueue(self, settings: Mapping[str, Choice]) -> None:
+        inside = {key: value for key, value in settings.items() if key in self.spec.space}
+        extras = {key: value for key, value in settings.items() if key not in self.spec.space}
+        known = [t.user_attrs.get("enqueued") for t in self.study.get_trials(deepcopy=False)]
+        if dict(settings) not in known:
+            self.study.enqueue_trial(inside, user_attrs={_EXTRAS: extras, "enqueued": dict(settings)})
+
+
+def pareto(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
+    """The trained networks that no other beats in both PSNR and MACs, cheapest first."""
+    trained = [outcome for outcome in outcomes if outcome.result == "finished" and outcome.psnr is not None]
+    front: list[Outcome] = []
+    for outcome in sorted(trained, key=lambda o: (o.macs_720p, -(o.psnr or 0.0))):
+        if not front or (outcome.psnr or 0.0) > (front[-1].psnr or 0.0):
+            front.append(outcome)
+    return front
+
+
+def _outcomes(study: optuna.Study) -> Iterator[Outcome]:
+    for trial in study.get_trials(deepcopy=False):
+        if _OUTCOME in trial.user_attrs and trial.state.is_finished():
+            yield Outcome(**trial.user_attrs[_OUTCOME])
+
+
+def _counts(study: optuna.Study) -> dict[str, int]:
+    """Trials by state, those of networks that were known already apart."""
+    every = study.get_trials(deepcopy=False)
+    states = [trial.state.name.lower() for trial in every if _DUPLICATE not in trial.user_attrs]
+    return {state: states.count(state) for state in sorted(set(states))} | {"known before": len(every) - len(states)}
+
+
+def _best(outcomes: Iterable[Outcome]) -> Outcome | None:
+    trained = (outcome for outcome in outcomes if outcome.result == "finished")
+    return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)
+
+
+def _candidates(spec: StudySpec, storage: str) -> list[dict[str, Choice]]:
+    """The networks of the Pareto set that the study takes over, if it takes one over."""
+    if spec.candidates is None:
+        return []
+    front = pareto(tuple(stored(spec.candidates, storage)))
+    return [dict(outcome.settings) for outcome in front]
+
+
+def _suggest(asked: optuna.Trial, key: str, axis: tuple[Choice, ...] | Range) -> Choice:
+    if isinstance(axis, Range):
+        return asked.suggest_float(key, axis.low, axis.high, log=axis.log)
+    return cast(Choice, asked.suggest_categorical(key, axis))
+
+
+def _open_study(spec: StudySpec, storage: str) -> optuna.Study:
+    """The stored study, or a new one.
+
+    Raises:
+        ConfigError: a study of that name is stored whose space, settings or objective are others.
+    """
+    maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [maximize, minimize] if spec.objective == "pareto" else [maximize]
+    backend = _open(storage)
+    names = optuna.get_all_study_names(backend)
+    if spec.name in names:
+        _check_identity(spec, optuna.load_study(study_name=spec.name, storage=backend).user_attrs)
+    study = optuna.create_study(storage=backend, study_name=spec.name, directions=directions, load_if_exists=True)
+    study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
+    study.set_user_attr(_IDENTITY, spec.identity)
+    study.set_user_attr("sesr:sampler", f"{type(study.sampler).__name__}(seed={spec.seed})")
+    return study
+
+
+def _check_identity(spec: StudySpec, attrs: Mapping[str, Any]) -> None:
+    stored_identity = attrs.get(_IDENTITY)
+    now = json.loads(json.dumps(spec.identity))
+    if stored_identity is None or stored_identity == now:
+        return
+    keys = sorted(key for key in now.keys() | stored_identity.keys() if now.get(key) != stored_identity.get(key))
+    key = keys[0]
+    raise ConfigError(
+        f"study {spec.name}: {key} is {json.dumps(now.get(key))} but the stored study has "
+        f"{json.dumps(stored_identity.get(key))}; restore it, or give the study another name"
+    )
+
+
+def _sampler(spec: StudySpec, asked: int) -> optuna.samplers.BaseSampler:
+    """The study's sampler; a resumed one draws on instead of drawing the same again."""
+    seed = spec.seed + asked
+    if spec.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, multivariate=spec.objective == "psnr", n_startup_trials=8)
+
+
+def _open(storage: str) -> optuna.storages.RDBStorage:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
+
+
+@contextmanager
+def _storage_errors(storage: str) -> Iterator[None]:
+    """Turns what the database says into one line."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StoreError(f"study database {storage}: {reason}; check that it can be reached and written") from error
