@@ -103,8 +103,7 @@ def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
     """Adam with a group for each parameter, whose `pace` the learning rate is multiplied with."""
     paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
     groups = [
-        {"params": [parameter], "pace": paces[name.split(".")[0]]}
-        for name, parameter in network.named_parameters()
+        {"params": [parameter], "pace": paces[name.split(".")[0]]} for name, parameter in network.named_parameters()
     ]
     return torch.optim.Adam(
         groups,

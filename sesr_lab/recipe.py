@@ -72,8 +72,8 @@ def block_pace(*, feature_size: int, inputs: int, outputs: int, kernel: int) -> 
     the sum over the feature size of |W₁| + |W₂|: 25 times as far at feature size 256, 5 times at 16. Above about
     0.1 a step they overshoot, activations grow, and PReLUs that start at slope 0 die: the network is stuck.
     """
-    expand = (6 / ((inputs + feature_size) * kernel**2)) ** 0.5 / 2  # mean |W₁| of Glorot's uniform weights
-    project = (6 / (feature_size + outputs)) ** 0.5 / 2
+    expand = math.sqrt(6 / ((inputs + feature_size) * kernel**2)) / 2  # mean |W₁| of Glorot's uniform weights
+    project = math.sqrt(6 / (feature_size + outputs)) / 2
     return PACE_OF_REFERENCE / (feature_size * (expand + project))
 
 
