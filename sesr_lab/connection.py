@@ -121,7 +121,7 @@ def _check_length(wanted: Wanted, length: str | None) -> None:
     if length is not None and length.isdigit() and int(length) != wanted.size:
         _drop(wanted)
         what = f"{wanted.url}: the server has {length} bytes; {wanted.size} are expected"
-        raise DataError(f"{what}; use another server, or {by_hand(wanted)}")
+        raise DataError(f"{what}; use another server, or put the right file at {wanted.to}")
 
 
 def _copy(wanted: Wanted, response: _Response, part: FileIO, done: int) -> None:
@@ -129,7 +129,7 @@ def _copy(wanted: Wanted, response: _Response, part: FileIO, done: int) -> None:
         done += len(chunk)
         if done > wanted.size:
             _drop(wanted)
-            raise DataError(f"{wanted.url}: more than {wanted.size} bytes came; {by_hand(wanted)}")
+            raise DataError(f"{wanted.url}: more than {wanted.size} bytes came; put the right file at {wanted.to}")
         _write(wanted, part, chunk)
         wanted.show(done, "downloading")
     if done != wanted.size:
@@ -149,8 +149,7 @@ def _write(wanted: Wanted, part: FileIO, chunk: bytes) -> None:
 def _opened(wanted: Wanted, start: int) -> Iterator[FileIO]:
     """The part, to be written from byte `start` on; without a buffer, so that a full disk is noticed in `_write`."""
     try:
-        part = FileIO(wanted.part, "a")
-        part.truncate(start)
+        part = FileIO(wanted.part, "a" if start else "w")
     except OSError as error:
         raise unwritable(wanted, error) from error
     with part:

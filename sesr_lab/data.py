@@ -105,7 +105,7 @@ def open_source(source: str, *, scale: int, cache: Path, progress: Progress | No
     if source == "photos":
         return as_datasets(sources.photos())
     if source == "div2k":
-        return as_datasets(sources.div2k(cache / "div2k", scale=scale, progress=progress))
+        return as_datasets(sources.div2k(cache / "div2k", sources.DIV2K, scale=scale, progress=progress))
     if kind == "folder" and rest:
         return as_datasets(sources.folder(Path(rest).expanduser(), scale=scale))
     if kind == "hub" and rest:

@@ -25,6 +25,8 @@ Row = Mapping[str, Any]
 
 VALID_SIDE = 512
 """Pictures to score on are cut to at most this many HR pixels a side, from their centre."""
+_ALIGNMENT = 4
+"""The crop begins at a multiple of this, which suits every scale, so that it is the same at all of them."""
 _SSIM_WINDOW = 11
 
 
@@ -152,7 +154,7 @@ def _high_and_low(row: Row, scale: int, *, least: int) -> tuple[Picture, Picture
 def _central(hr: Picture, scale: int) -> tuple[int, int, int, int]:
     """Top, left, height and width of the central crop, all multiples of `scale`."""
     height, width = (min(VALID_SIDE, length) // scale * scale for length in hr.shape[:2])
-    top, left = ((a - b) // 2 // scale * scale for a, b in zip(hr.shape[:2], (height, width), strict=True))
+    top, left = ((a - b) // 2 // _ALIGNMENT * _ALIGNMENT for a, b in zip(hr.shape, (height, width), strict=False))
     return top, left, height, width
 
 

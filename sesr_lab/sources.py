@@ -132,10 +132,13 @@ def paired_rows(path: Path, *, scale: int) -> list[Location]:
     return [Location(file.name, str(file), place) for file, place in zip(high, places, strict=True)]
 
 
-def div2k(folder: Path, *, scale: int, archives: Archives = DIV2K, progress: Progress | None = None) -> Splits:
+def div2k(folder: Path, archives: Archives, *, scale: int, progress: Progress | None = None) -> Splits:
     """DIV2K's 800 training and 100 validation pictures with their bicubic LR, read inside the official zips.
 
     The zips are fetched into `folder` unless they are there; SESR_LAB_DIV2K_URL names another server.
+
+    Args:
+        archives: what the zips must be; `DIV2K` for the official ones.
 
     Raises:
         DataError: a zip cannot be fetched or is not the official one.
