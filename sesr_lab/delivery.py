@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 _ATTEMPTS, _BETWEEN_S = 2, 0.2
+_NO_ANSWER = "Max retries exceeded"
 
 
 def perform(client: MlflowClient, write: Write) -> None:
@@ -36,6 +37,8 @@ def perform(client: MlflowClient, write: Write) -> None:
             if not _is_transient(error):
                 raise Refused(_first_line(error)) from error
             failure = error
+            if _NO_ANSWER in str(error):  # the HTTP client has tried again by itself
+                break
         except OSError as error:
             failure = error
     assert failure is not None
@@ -100,4 +103,4 @@ def _is_transient(error: MlflowException) -> bool:
 
 def _first_line(error: Exception) -> str:
     text = str(error)
-    return "no answer" if "Max retries exceeded" in text else (text.strip().splitlines() or [""])[0][:200]
+    return "no answer" if _NO_ANSWER in text else (text.strip().splitlines() or [""])[0][:200]

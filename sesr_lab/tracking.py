@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 
 _PAGE = 500
+# The UI then shows runs and models instead of its pages for language models, and this metric first.
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "psnr_db",
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            number = self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name))
+            number = self.client.create_experiment(name, _artifacts(self.uri, name), _EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
