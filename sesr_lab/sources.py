@@ -81,6 +81,19 @@ class Splits(NamedTuple):
     valid: list[Location]
 
 
+def describe_sources() -> Mapping[str, str]:
+    """What each source is, in one line; nothing is read or fetched."""
+    zips = {scale: [name for split in ("train", "valid") for name in _zips(split, scale)] for scale in (2, 4)}
+    sizes = [f"{sum(DIV2K[name][0] for name in names) / 1e9:.1f} GB at x{scale}" for scale, names in zips.items()]
+    counts = f"{len(PHOTOS_TRAIN)} training and {len(PHOTOS_VALID)} validation pictures"
+    return {
+        "photos": f"{counts} that scikit-image's wheel ships; the default, works offline",
+        "div2k": f"800 training and 100 validation pictures, fetched once: {' or '.join(sizes)}",
+        "folder:PATH": "your pictures: PATH/train and PATH/valid, or PATH alone and about 5 % are kept for scoring",
+        "hub:REPO": "a data set of the Hugging Face hub with an image column",
+    }
+
+
 def photos() -> Splits:
     """The natural photographs inside scikit-image's wheel; docs/data.md names their authors and terms.
 

@@ -1,0 +1,21 @@
+"""What every test gets: a folder of its own as the current one, and no way to the user's stores or caches."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared pictures, which are the same for every test: preparing `photos` takes seconds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _out_of_reach(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SESR_LAB_STORAGE", "SESR_LAB_DIV2K_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SESR_LAB_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("SESR_LAB_CACHE", str(shared_cache))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
