@@ -57,6 +57,11 @@ class Architecture(Frozen):
         """As in `m5-f16-p256-collapsed`."""
         return f"m{self.m}-f{self.f}-p{self.feature_size}-{self.block}"
 
+    @property
+    def short_name(self) -> str:
+        """As in `m5-f16-p256`; the block type is named where it is not the usual one."""
+        return self.name.removesuffix("-collapsed")
+
     def registered_name(self, prefix: str = "sesr") -> str:
         """As in `sesr-m5-f16-p256-collapsed-x2`."""
         return f"{prefix}-{self.name}-x{self.scale}"

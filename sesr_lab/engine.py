@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from torch import Tensor
 
 from sesr_lab import kernel
@@ -114,11 +115,31 @@ def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
     )
 
 
-def make_engine(name: EngineName, network: SESR, pool: PatchPool, recipe: Recipe) -> Engine:
+def make_engine(
+    name: EngineName,
+    network: SESR,
+    pool: PatchPool,
+    recipe: Recipe,
+    steps: int | None = None,
+    max_seconds: float | None = None,
+) -> Engine:
     """The engine called `name`; `auto` takes the fastest that fits the network's device and recipe."""
     if name == "kernel" or (name == "auto" and kernel.why_not(network, pool, recipe) is None):
         return kernel.KernelEngine(network, pool, recipe)
     return SimpleEngine(network, pool, recipe)
+
+
+@torch.no_grad()
+def silent_share(network: SESR, lr: Tensor) -> float:
+    """The largest share of one block's PReLUs whose input is above zero nowhere in lr (N, 1, H, W)."""
+    weights = network.collapse()
+    features = F.conv2d(lr.to(weights.head.device) - 0.5, weights.head, padding=2)
+    shares = []
+    for weight, slope in zip(weights.body, weights.slopes, strict=True):
+        features = F.conv2d(features, weight, padding=1)
+        shares.append((features.amax((0, 2, 3)) <= 0).float().mean())
+        features = F.prelu(features, slope)
+    return float(torch.stack(shares).max())
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sesr_lab.image import luma, shave, to_levels, upscale
-from sesr_lab.metrics import psnr, ssim
+from sesr_lab.metrics import Score, psnr, ssim
 from sesr_lab.model import SESR, run_collapsed
 from sesr_lab.row import Row, Sample, whole_sample
 from sesr_lab.sources import Location, paired_rows
-from sesr_lab.trainer import Score
 from sesr_lab.truth import Truth
 
 Levels = NDArray[np.float64]

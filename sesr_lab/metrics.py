@@ -1,6 +1,7 @@
 """PSNR and SSIM as the super-resolution papers compute them."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,14 @@ _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_K1, _SSIM_K2 = 0.01, 0.03
 _STRIP = 64  # rows filtered at once: small enough to waste little work on the band's zeros
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean scores over a set of pictures: PSNR in dB and SSIM, on luma, border shaved."""
+
+    psnr: float
+    ssim: float
 
 
 def psnr(a: NDArray[np.generic], b: NDArray[np.generic], *, peak: float = 255.0) -> float:

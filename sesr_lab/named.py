@@ -12,8 +12,9 @@ from sesr_lab import catalog
 from sesr_lab.config import PRESETS, Architecture, preset
 from sesr_lab.errors import ModelError
 from sesr_lab.model import shape_of
-from sesr_lab.registry import Version
 from sesr_lab.tracking import Tracker
+from sesr_lab.version import Version
+from sesr_lab.weights import load_file
 
 ALLOWED = "a run id, models:/NAME/VERSION, models:/NAME@ALIAS, a registered name, a preset, or a weights file"
 

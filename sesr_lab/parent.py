@@ -113,7 +113,7 @@ class Parents:
         with claim:
             if self._find(task.config, data) is not None:
                 return
-            label = f"parent-{config.architecture.name}"
+            label = f"parent-{config.architecture.short_name}-x2"
             self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {label} first")
             parent = replace(
                 task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""}

@@ -39,6 +39,8 @@ class Recipe:
     """Largest norm of the whole gradient; None leaves it alone."""
     ema_decay: float | None = None
     """Decay for each step of the averaged weights that are scored and kept; None scores the weights themselves."""
+    restarts: int = 0
+    """How often training may start over, at a lower rate, after it overshot or fell silent."""
     clip_output: bool = False
     """Clip to [0, 1] inside the training graph, as the reference does (no gradient outside)."""
 
@@ -116,6 +118,7 @@ def fast(scale: int) -> Recipe:
         even_pace=True,
         clip_norm=0.1,
         ema_decay=0.99,
+        restarts=3,
     )
 
 

@@ -25,7 +25,7 @@ def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
     task = Task(
         config=config,
         experiment_id=lab.tracker.experiment(EXPERIMENT),
-        label=f"{config.architecture.name}-x{config.scale}",
+        label=f"{config.architecture.short_name}-x{config.scale}",
         tags={"sesr.kind": "train"},
     )
     earlier = None if fresh else resumable_run(lab, task, data)

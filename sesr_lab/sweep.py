@@ -317,7 +317,7 @@ class _Driver:
         return Task(
             config=config,
             experiment_id=self.experiment_id,
-            label=f"t{asked.number:04d}-{config.architecture.name}",
+            label=f"t{asked.number:04d}-{config.architecture.short_name}",
             tags={"sesr.kind": "trial", "sesr.study": self.spec.name, "sesr.trial": str(asked.number)},
             study_run_id=self.run_id,
         )

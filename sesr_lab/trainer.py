@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sesr_lab.engine import Engine, EngineName, make_engine
+from sesr_lab.engine import Engine, EngineName, make_engine, silent_share
+from sesr_lab.metrics import Score
 from sesr_lab.model import SESR
 from sesr_lab.patches import PatchPool
 from sesr_lab.recipe import Recipe
@@ -22,8 +23,9 @@ from sesr_lab.recipe import Recipe
 Status = Literal["finished", "diverged", "stopped"]
 CHUNK_SECONDS = 0.5
 """How often the trainer looks up: the device runs ahead for about this long between two reads of the loss."""
-DIVERGED_LOSS = 0.25
-"""A mean absolute error beyond this (a quarter of the range) is worse than a grey picture: training has failed."""
+DIVERGED_LOSS, DIVERGED_GROWTH = 0.25, 4.0
+"""Training has failed where the mean absolute error is beyond a quarter of the range (worse than a grey picture)
+and has grown so many times since the start: deep networks with few features start beyond it and come back."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,6 @@ class Budget:
         by_steps = step / self.steps if self.steps else 0.0
         by_clock = seconds / self.max_seconds if self.max_seconds else 0.0
         return max(by_steps, by_clock)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean scores over a validation set: PSNR in dB and SSIM, on luma, border shaved."""
-
-    psnr: float
-    ssim: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,13 @@ class Evaluation(Progress):
 
 
 @dataclass(frozen=True)
+class Restart(Progress):
+    """A `Progress` at which training failed and started over from its first weights, at a lower rate."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """All that is needed to go on from here, as flat tensors on the CPU."""
 
@@ -89,36 +90,7 @@ class Fitted:
     reason: str = ""
 
 
-Event = Progress | Evaluation | Checkpoint | Fitted
-
-
-@dataclass
-class _Clock:
-    """Seconds trained, over all the lives of a run."""
-
-    before: float
-    since: float = field(default_factory=time.perf_counter)
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.since
-
-
-@dataclass
-class _Window:
-    """Losses and time since the last evaluation."""
-
-    loss_sum: float = 0.0
-    steps: int = 0
-    seconds: float = 0.0
-
-    def add(self, losses: Tensor, seconds: float) -> None:
-        self.loss_sum += float(losses.double().sum())
-        self.steps += len(losses)
-        self.seconds += seconds
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.steps
+Event = Progress | Evaluation | Restart | Checkpoint | Fitted
 
 
 def fit(
@@ -138,7 +110,8 @@ def fit(
     """Trains `network` in place; yields progress, evaluations and checkpoints, and last a `Fitted`.
 
     With a budget in steps the result depends on the seed alone. With one in seconds the schedule follows the
-    clock, which starts here: compiling counts.
+    clock, which starts here: compiling counts. Where training fails and the recipe allows it, it starts over with
+    what is left of the budget.
 
     Args:
         evaluate: scores weights, given by the network's parameter names.
@@ -147,83 +120,177 @@ def fit(
         resume: the state of a `Checkpoint` of a run with the same settings.
         stop: asked about twice a second; once it is true, a last `Checkpoint` and the end follow.
     """
-    step, before = _position(resume)
-    clock = _Clock(before)
-    runner = make_engine(engine, network, pool, recipe)
-    if resume is not None:
-        runner.load(resume)
-    fraction = budget.fraction(step, clock.seconds())
-    scored = math.floor(fraction * evaluations)
-    window, rate, last_checkpoint = _Window(), 0.0, time.perf_counter()
-    while fraction < 1:
-        count = _chunk(step, rate, budget, clock.seconds(), (scored + 1) / evaluations)
-        started = time.perf_counter()
-        rates = [
-            recipe.learning_rate_at(_ahead(budget, step, i, clock.seconds(), rate)) for i in range(count)
-        ]
-        plan = pool.plan(seed, step, count, batch_size=recipe.batch_size, patch=recipe.patch)
-        losses = runner.run(plan, rates).cpu()  # the only wait for the device
-        spent = time.perf_counter() - started
-        if step > 0:  # the first chunk pays for compiling and allocation
-            rate = count / spent
-        step += count
-        window.add(losses, spent)
-        fraction = budget.fraction(step, clock.seconds())
-        progress = {
-            "step": step,
-            "fraction": min(fraction, 1.0),
-            "seconds": clock.seconds(),
-            "loss": window.loss,
-            "learning_rate": rates[-1],
-            "patches_per_second": window.steps * recipe.batch_size / window.seconds,
-        }
-        if not bool(torch.isfinite(losses).all()) or float(losses.mean()) > DIVERGED_LOSS:
-            yield Fitted("diverged", step, clock.seconds(), _why(losses, step, rates[-1]))
+    run = _Run(network, pool, recipe, budget, seed=seed, evaluations=evaluations, engine=engine, resume=resume)
+    while run.fraction < 1:
+        failure = run.advance()
+        if failure and run.attempt >= recipe.restarts:
+            yield Fitted("diverged", run.step, run.seconds(), f"{failure}; try a lower --learning-rate")
             return
-        if fraction * evaluations >= scored + 1:
-            weights = {name: value.cpu() for name, value in runner.averaged().items()}
-            yield Evaluation(**progress, score=evaluate(weights), weights=weights)  # type: ignore[arg-type]
-            scored, window = math.floor(min(fraction, 1.0) * evaluations), _Window()
+        if failure:
+            run.start_over()
+            yield Restart(**asdict(run.progress()), reason=failure)
+        elif run.evaluation_due():
+            yield run.evaluation(evaluate)
         else:
-            yield Progress(**progress)  # type: ignore[arg-type]  # a mapping of mixed numbers
-        if time.perf_counter() - last_checkpoint > checkpoint_seconds and window.steps == 0:
-            yield Checkpoint(step, _state(runner, step, clock.seconds()))
-            last_checkpoint = time.perf_counter()
-        if fraction < 1 and stop():
-            yield Checkpoint(step, _state(runner, step, clock.seconds()))
-            yield Fitted("stopped", step, clock.seconds(), "asked to stop")
+            yield run.progress()
+        stopped = run.fraction < 1 and stop()
+        if stopped or run.checkpoint_age() > checkpoint_seconds:
+            yield run.checkpoint()
+        if stopped:
+            yield Fitted("stopped", run.step, run.seconds(), "asked to stop")
             return
-    yield Fitted("finished", step, clock.seconds())
+    yield Fitted("finished", run.step, run.seconds())
 
 
-def _chunk(step: int, rate: float, budget: Budget, seconds: float, until: float) -> int:
-    """Steps to run before looking up: about CHUNK_SECONDS, not past the next evaluation or the end."""
-    count = max(1, round(rate * CHUNK_SECONDS))
-    if budget.steps:
-        count = min(count, max(1, math.ceil(until * budget.steps) - step))
-    if budget.max_seconds and rate:
-        count = min(count, max(1, math.ceil((until * budget.max_seconds - seconds) * rate)))
-    return count
+class _Run:
+    """Where a fit stands: steps, clock, attempts, and what was seen since the last evaluation."""
+
+    def __init__(
+        self,
+        network: SESR,
+        pool: PatchPool,
+        recipe: Recipe,
+        budget: Budget,
+        *,
+        seed: int,
+        evaluations: int,
+        engine: EngineName,
+        resume: dict[str, Tensor] | None,
+    ) -> None:
+        self.network, self.pool, self.recipe, self.budget = network, pool, recipe, budget
+        self.seed, self.evaluations = seed, evaluations
+        self.started = self.checked = time.perf_counter()
+        self.runner: Engine = make_engine(engine, network, pool, recipe, budget.steps, budget.max_seconds)
+        self.first = {f"first.{name}": value for name, value in self.runner.state().items()}
+        self.step, self.attempt, self.origin, self.before = 0, 0, 0.0, 0.0
+        self.window = _Window()
+        self.rate = self.learning_rate = 0.0  # steps a second; of the last step
+        if resume is not None:
+            self._resume(resume)
+        self.scored = self._evaluations_passed()
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done, from 0 to 1 and beyond."""
+        return self.budget.fraction(self.step, self.seconds())
+
+    def seconds(self) -> float:
+        """Seconds trained, over all the lives of the run."""
+        return self.before + time.perf_counter() - self.started
+
+    def advance(self) -> str:
+        """Runs about half a second of steps; what went wrong, or an empty text."""
+        started = time.perf_counter()
+        rates = self._learning_rates(self._chunk())
+        plan = self.pool.plan(
+            self.seed, self.step, len(rates), batch_size=self.recipe.batch_size, patch=self.recipe.patch
+        )
+        losses = self.runner.run(plan, rates).cpu()  # the only wait for the device
+        spent = time.perf_counter() - started
+        if self.step > 0:  # the first chunk pays for compiling and allocation
+            self.rate = len(rates) / spent
+        self.step, self.learning_rate = self.step + len(rates), rates[-1]
+        self.window.add(losses, spent)
+        return self._failure(losses, plan[-1])
+
+    def start_over(self) -> None:
+        """Back to the first weights, with a lower rate and what is left of the budget."""
+        self.runner.load({name.removeprefix("first."): value for name, value in self.first.items()})
+        self.attempt, self.origin = self.attempt + 1, self.fraction
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return Progress(
+            step=self.step,
+            fraction=min(self.fraction, 1.0),
+            seconds=self.seconds(),
+            loss=self.window.loss,
+            learning_rate=self.learning_rate,
+            patches_per_second=self.window.steps * self.recipe.batch_size / self.window.seconds,
+        )
+
+    def evaluation_due(self) -> bool:
+        """Whether it is time to score."""
+        return self._evaluations_passed() > self.scored
+
+    def evaluation(self, evaluate: Callable[[dict[str, Tensor]], Score]) -> Evaluation:
+        """Scores the weights; the window begins anew."""
+        weights = {name: value.cpu() for name, value in self.runner.averaged().items()}
+        progress = asdict(self.progress())
+        self.scored, self.window = self._evaluations_passed(), _Window()
+        return Evaluation(**progress, score=evaluate(weights), weights=weights)
+
+    def checkpoint_age(self) -> float:
+        """Seconds since the last checkpoint."""
+        return time.perf_counter() - self.checked
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the rest of the run depends on."""
+        self.checked = time.perf_counter()
+        state = {name: value.cpu() for name, value in self.runner.state().items()}
+        numbers = [self.seconds(), self.attempt, self.origin, self.window.loss_sum, self.window.steps]
+        position = torch.tensor([*numbers, self.window.seconds], dtype=torch.float64)
+        first = {name: value.cpu() for name, value in self.first.items()} if self.recipe.restarts else {}
+        return Checkpoint(self.step, state | first | {"step": torch.tensor(self.step), "position": position})
+
+    def _resume(self, state: dict[str, Tensor]) -> None:
+        self.step = int(state["step"].item())
+        self.before, attempt, self.origin, loss_sum, steps, seconds = state["position"].tolist()
+        self.attempt, self.window = int(attempt), _Window(loss_sum, int(steps), seconds)
+        self.first |= {name: state[name].to(value.device) for name, value in self.first.items() if name in state}
+        self.runner.load(state)
+
+    def _chunk(self) -> int:
+        """Steps to run before looking up: about CHUNK_SECONDS, not past the next evaluation or the end."""
+        count = max(1, round(self.rate * CHUNK_SECONDS))
+        until = (self.scored + 1) / self.evaluations
+        if self.budget.steps:
+            count = min(count, max(1, math.ceil(until * self.budget.steps - ROUNDING) - self.step))
+        if self.budget.max_seconds and self.rate:
+            left = until * self.budget.max_seconds - self.seconds()
+            count = min(count, max(1, math.ceil(left * self.rate)))
+        return count
+
+    def _learning_rates(self, count: int) -> list[float]:
+        """The learning rates of the next `count` steps."""
+        seconds = self.seconds()
+        spacing = 1 / self.rate if self.rate else 0.0
+        ahead = [self.budget.fraction(self.step + i, seconds + i * spacing) for i in range(count)]
+        factor = RESTART_FACTOR**self.attempt
+        return [
+            factor * self.recipe.learning_rate_at((fraction - self.origin) / (1 - self.origin)) for fraction in ahead
+        ]
+
+    def _failure(self, losses: Tensor, where: Tensor) -> str:
+        """What went wrong in a chunk of steps, or an empty text; `where` are patches to look through."""
+        worst = float(losses.max()) if bool(torch.isfinite(losses).all()) else math.inf
+        if worst > OVERSHOT_LOSS:
+            return f"the loss became {worst:.3g} near step {self.step} at learning rate {self.learning_rate:.2g}"
+        if self.recipe.restarts == 0 or self.fraction > 0.5 * (1 + self.origin):  # later, nothing is gained
+            return ""
+        lr, _ = self.pool.cut(where.to(self.pool.rows.device), self.recipe.patch)
+        silent = silent_share(self.network, lr)
+        if silent > SILENT_SHARE:
+            return f"{silent:.0%} of a block's PReLUs fell silent near step {self.step}: the rate was too high"
+        return ""
+
+    def _evaluations_passed(self) -> int:
+        return math.floor(min(self.fraction, 1.0) * self.evaluations + ROUNDING)
 
 
-def _ahead(budget: Budget, step: int, i: int, seconds: float, rate: float) -> float:
-    """The fraction of the run that will be done at `i` steps from now."""
-    return budget.fraction(step + i, seconds + (i / rate if rate else 0.0))
+@dataclass
+class _Window:
+    """Losses and time since the last evaluation."""
 
+    loss_sum: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
 
-def _position(resume: dict[str, Tensor] | None) -> tuple[int, float]:
-    if resume is None:
-        return 0, 0.0
-    return int(resume["step"].item()), float(resume["seconds"].item())
+    def add(self, losses: Tensor, seconds: float) -> None:
+        self.loss_sum += float(losses.double().sum())
+        self.steps += len(losses)
+        self.seconds += seconds
 
-
-def _state(runner: Engine, step: int, seconds: float) -> dict[str, Tensor]:
-    state = {name: value.cpu() for name, value in runner.state().items()}
-    return state | {"step": torch.tensor(step), "seconds": torch.tensor(seconds, dtype=torch.float64)}
-
-
-def _why(losses: Tensor, step: int, learning_rate: float) -> str:
-    return (
-        f"the loss became {float(losses[-1]):.3g} near step {step} at learning rate {learning_rate:.2g}; "
-        "try a lower --learning-rate"
-    )
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.steps

@@ -18,9 +18,10 @@ from sesr_lab.cost import Costs, costs
 from sesr_lab.engine import ENGINES, EngineName
 from sesr_lab.errors import ConfigError
 from sesr_lab.evaluate import Validator
+from sesr_lab.metrics import Score
 from sesr_lab.model import SESR
 from sesr_lab.patches import PatchPool
-from sesr_lab.trainer import Budget, Checkpoint, Evaluation, Fitted, Progress, Score, Status, fit
+from sesr_lab.trainer import Budget, Checkpoint, Evaluation, Fitted, Progress, Status, fit
 from sesr_lab.transfer import start_from
 
 STRIPS = 4
