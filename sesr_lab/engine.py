@@ -129,6 +129,12 @@ def make_engine(
     return SimpleEngine(network, pool, recipe)
 
 
+def describe_engines() -> str:
+    """One line: which engine trains on this machine, and what keeps a faster one away."""
+    missing = kernel.missing_here()
+    return "kernel: whole steps in bfloat16 C code" if missing is None else f"simple: {missing}"
+
+
 @torch.no_grad()
 def silent_share(network: SESR, lr: Tensor) -> float:
     """The largest share of one block's PReLUs whose input is above zero nowhere in lr (N, 1, H, W)."""

@@ -58,6 +58,11 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
         return f"its patches are even and at least {SMALLEST_PATCH} pixels wide"
     if network.f > LARGEST_F:
         return f"it takes up to {LARGEST_F} channels"
+    return missing_here()
+
+
+def missing_here() -> str | None:
+    """What this machine lacks for the kernel, or None."""
     if not torch.cpu._is_avx512_bf16_supported():
         return "this CPU has no AVX-512 bfloat16"
     return "no C compiler was found; install one, or set CC" if compiler() is None else None

@@ -26,6 +26,11 @@ CHUNK_SECONDS = 0.5
 DIVERGED_LOSS, DIVERGED_GROWTH = 0.25, 4.0
 """Training has failed where the mean absolute error is beyond a quarter of the range (worse than a grey picture)
 and has grown so many times since the start: deep networks with few features start beyond it and come back."""
+SILENT_SHARE = 0.8
+"""A block in which more of the PReLUs than this are never above zero passes on no gradient: the network is stuck."""
+RESTART_FACTOR = 0.4
+"""What the learning rate is multiplied with when training starts over."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Fitted:
 Event = Progress | Evaluation | Restart | Checkpoint | Fitted
 
 
-def fit(
+def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have defaults or names)
     network: SESR,
     pool: PatchPool,
     recipe: Recipe,
@@ -162,7 +167,7 @@ class _Run:
         self.started = self.checked = time.perf_counter()
         self.runner: Engine = make_engine(engine, network, pool, recipe, budget.steps, budget.max_seconds)
         self.first = {f"first.{name}": value for name, value in self.runner.state().items()}
-        self.step, self.attempt, self.origin, self.before = 0, 0, 0.0, 0.0
+        self.step, self.attempt, self.origin, self.before, self.first_loss = 0, 0, 0.0, 0.0, 0.0
         self.window = _Window()
         self.rate = self.learning_rate = 0.0  # steps a second; of the last step
         if resume is not None:
@@ -228,14 +233,15 @@ class _Run:
         """All that the rest of the run depends on."""
         self.checked = time.perf_counter()
         state = {name: value.cpu() for name, value in self.runner.state().items()}
-        numbers = [self.seconds(), self.attempt, self.origin, self.window.loss_sum, self.window.steps]
-        position = torch.tensor([*numbers, self.window.seconds], dtype=torch.float64)
+        window = (self.window.loss_sum, self.window.steps, self.window.seconds)
+        position = (self.seconds(), self.attempt, self.origin, self.first_loss, *window)
+        where = {"step": torch.tensor(self.step), "position": torch.tensor(position, dtype=torch.float64)}
         first = {name: value.cpu() for name, value in self.first.items()} if self.recipe.restarts else {}
-        return Checkpoint(self.step, state | first | {"step": torch.tensor(self.step), "position": position})
+        return Checkpoint(self.step, state | first | where)
 
     def _resume(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"].item())
-        self.before, attempt, self.origin, loss_sum, steps, seconds = state["position"].tolist()
+        self.before, attempt, self.origin, self.first_loss, loss_sum, steps, seconds = state["position"].tolist()
         self.attempt, self.window = int(attempt), _Window(loss_sum, int(steps), seconds)
         self.first |= {name: state[name].to(value.device) for name, value in self.first.items() if name in state}
         self.runner.load(state)
@@ -264,7 +270,8 @@ class _Run:
     def _failure(self, losses: Tensor, where: Tensor) -> str:
         """What went wrong in a chunk of steps, or an empty text; `where` are patches to look through."""
         worst = float(losses.max()) if bool(torch.isfinite(losses).all()) else math.inf
-        if worst > OVERSHOT_LOSS:
+        self.first_loss = self.first_loss or worst
+        if worst > max(DIVERGED_LOSS, DIVERGED_GROWTH * self.first_loss):
             return f"the loss became {worst:.3g} near step {self.step} at learning rate {self.learning_rate:.2g}"
         if self.recipe.restarts == 0 or self.fraction > 0.5 * (1 + self.origin):  # later, nothing is gained
             return ""
@@ -275,6 +282,7 @@ class _Run:
         return ""
 
     def _evaluations_passed(self) -> int:
+        """How many evaluations should have taken place by now."""
         return math.floor(min(self.fraction, 1.0) * self.evaluations + ROUNDING)
 
 
