@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 
 _PAGE = 500
-# The UI then shows runs and models instead of its pages for language models, and this metric first.
-_EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "psnr_db",
-}
+# Without it the UI opens on its pages for language models.
+UI_QUERY = "?workflowType=machine_learning"
 
 
 @dataclass(frozen=True)
@@ -150,14 +147,14 @@ class Tracker:
         return self._outbox.flush(patience_s=patience_s)
 
     def _log(self, run_id: str, experiment_id: str, logged_until: int = -1) -> RunLog:
-        url = f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}" if is_http(self.uri) else ""
+        url = f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}{UI_QUERY}" if is_http(self.uri) else ""
         return RunLog(self._outbox, run_id=run_id, experiment_id=experiment_id, url=url, logged_until=logged_until)
 
     def _create_experiment(self, name: str) -> Experiment:
         from mlflow.exceptions import MlflowException
 
         try:
-            number = self.client.create_experiment(name, _artifacts(self.uri, name), _EXPERIMENT_TAGS)
+            number = self.client.create_experiment(name, _artifacts(self.uri, name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

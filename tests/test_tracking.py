@@ -479,7 +479,7 @@ def test_what_is_logged_while_the_server_is_dead_appears_once_when_it_is_back(
 ) -> None:
     tracker = open_store(server.uri, spool=tmp_path / "spool")
     run = tracker.start_run(tracker.experiment("trials"), "t0001-m5", params={"m": 5})
-    assert run.url == f"{server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    assert run.url == f"{server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     run.log_metrics({"loss": 1.0}, 0)
     server.kill()
     started = time.monotonic()
