@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from torch import Tensor, nn
 
 Block = Literal["collapsed", "expanded"]
+SCALES = (2, 4)
 
 
 class LinearBlocks(nn.Module):
@@ -127,13 +128,13 @@ def shape_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """m, f, feature_size and scale of a network, read off its weights.
 
     Raises:
-        ValueError: a tensor is missing, or the shapes are of no SESR network.
+        ValueError: a tensor is missing, or the shapes are of no SESR network at x2 or x4.
     """
     try:
         m, feature_size, f, _, _ = weights["body.expand"].shape
         _, outputs, _ = weights["tail.project"].shape
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"not the weights of a SESR network: {error}") from error
+    except (KeyError, ValueError):
+        raise ValueError("not the weights of a SESR network: wrong or missing body.expand or tail.project") from None
     shape = {"m": m, "f": f, "feature_size": feature_size, "scale": round(outputs**0.5)}
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in SESR(**shape).state_dict().items()}
@@ -141,6 +142,8 @@ def shape_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     if found != expected:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise ValueError(f"not the weights of a SESR network: wrong or missing {', '.join(wrong)}")
+    if shape["scale"] not in SCALES:
+        raise ValueError(f"not the weights of a SESR network: scale {shape['scale']}; 2 or 4 is allowed")
     return shape
 
 
