@@ -121,6 +121,8 @@ def folder(path: Path, *, scale: int) -> Splits:
         DataError: no such folder, no pictures, too few to hold one out, or LR pictures that are missing.
     """
     if not (path / "train").is_dir():
+        if (path / "valid").is_dir():
+            raise DataError(f"{path}: valid/ but no train/; put the pictures to train on into {path / 'train'}")
         return _hold_out(paired_rows(path, scale=scale), str(path))
     train = paired_rows(path / "train", scale=scale)
     if not (path / "valid").is_dir():

@@ -159,6 +159,11 @@ def test_folders_called_train_and_valid_are_taken_as_they_are(tmp_path: Path, op
     assert names(open_data(f"folder:{tmp_path / 'set'}")) == ({"train.png"}, {"valid.png"})
 
 
+def test_a_folder_called_valid_alone_is_refused(pictures: Path, cache: Path) -> None:
+    write(pictures / "valid" / "a.png", picture(0))
+    assert "valid/ but no train/; put the pictures to train on into" in refusal(pictures, cache)
+
+
 def test_grey_values_are_luma(tmp_path: Path, open_data: Callable[..., Data]) -> None:
     for i in range(2):
         write(tmp_path / "grey" / f"{i}.png", picture(i, grey=True))
