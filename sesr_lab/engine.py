@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from torch import Tensor
 
 from sesr_lab import kernel
-from sesr_lab.model import SESR
+from sesr_lab.errors import ConfigError
+from sesr_lab.model import SESR, Collapsed
 from sesr_lab.patches import PatchPool
 from sesr_lab.recipe import Recipe
 
-EngineName = Literal["auto", "simple", "kernel"]
-ENGINES: tuple[EngineName, ...] = ("auto", "simple", "kernel")
+EngineName = Literal["auto", "simple", "compiled", "kernel", "graph"]
+ENGINES: tuple[EngineName, ...] = ("auto", "simple", "compiled", "kernel", "graph")
+COMPILING_PAYS_SECONDS = 300
+"""A CPU run of at least this length earns back torch.compile's 20 to 60 seconds."""
+CPU_MACS_PER_SECOND = 5e10
+"""A plain core pair's pace in training, to guess a run's length from its steps."""
+STEPS_PER_REPLAY = 8
+EAGER_STEPS = 3
+"""Steps before a CUDA graph is captured, so that all that is allocated on first use exists."""
 
 
 class Engine(Protocol):
@@ -77,27 +88,128 @@ class SimpleEngine:
         moments["state"] = {i: _below(state, f"adam.{name}.") for i, name in enumerate(names)}
         self.optimizer.load_state_dict(moments)
 
-    def _step(self, where: Tensor, learning_rate: float) -> Tensor:
+    def _step(self, where: Tensor, learning_rate: float | Tensor) -> Tensor:
         lr, target = self.pool.cut(where, self.recipe.patch)
-        output = self.network.subpixels(lr.to(self.device))
-        if self.recipe.clip_output:
-            output = output.clamp(0, 1)
-        loss = (output - target.to(self.device)).abs().mean()
+        loss = self._loss(lr.to(self.device), target.to(self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group["pace"]
+        self._set_learning_rate(learning_rate)
         self.optimizer.step()
         self._update_average()
         return loss.detach()
+
+    def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
+        output = self.network.subpixels(lr)
+        return (output.clamp(0, 1) if self.recipe.clip_output else output).sub(target).abs().mean()
+
+    def _set_learning_rate(self, learning_rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["pace"]
 
     @torch.no_grad()
     def _update_average(self) -> None:
         if self.recipe.ema_decay is not None:
             for name, value in self.network.named_parameters():
                 self.average[name].lerp_(value, 1 - self.recipe.ema_decay)
+
+
+def bfloat16_loss(weights: Collapsed, identity: Tensor, lr: Tensor, target: Tensor, clip: bool) -> Tensor:
+    """Mean absolute error with bfloat16 activations; the image, the head and the residuals' ones stay in float32.
+
+    A function of tensors alone, so that torch.compile keeps one result for all networks of a shape.
+    """
+    features = F.conv2d(lr - 0.5, weights.head, padding=2)
+    skip = features = features.to(torch.bfloat16, memory_format=torch.channels_last)
+    for weight, slope in zip((weights.body - identity).bfloat16(), weights.slopes.bfloat16(), strict=True):
+        features = F.prelu(F.conv2d(features, weight, padding=1) + features, slope)
+    output = F.conv2d(features + skip, weights.tail.bfloat16(), padding=2).float() + lr
+    return (output.clamp(0, 1) if clip else output).sub(target).abs().mean()
+
+
+class CompiledEngine(SimpleEngine):
+    """SimpleEngine with torch.compile and bfloat16; an expanded network trains collapsed, the same function.
+
+    torch keeps what it compiled for the process's later trials of the same shape, and on disk for other processes.
+    """
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+        super().__init__(network, pool, recipe)
+        self.identity = network.body.identity()
+
+    def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
+        return _compiled_loss()(self.network.collapse(), self.identity, lr, target, self.recipe.clip_output)
+
+
+@cache
+def _compiled_loss() -> Callable[..., Tensor]:
+    return torch.compile(bfloat16_loss, dynamic=False)
+
+
+class GraphEngine(CompiledEngine):
+    """Whole steps, crops included, in CUDA graphs: one launch runs several, and nothing waits for the CPU."""
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+        super().__init__(network, pool, recipe)
+        self._make_capturable()
+        self.plan = torch.zeros(STEPS_PER_REPLAY, recipe.batch_size, 4, dtype=torch.int64, device=self.device)
+        self.rates = torch.zeros(STEPS_PER_REPLAY, device=self.device)
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.eager_left = EAGER_STEPS
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """As `Engine.run`."""
+        plan = plan.to(self.device, non_blocking=True)
+        rates = torch.tensor(learning_rates, device=self.device)
+        losses, done = [], 0
+        while done < len(plan):
+            count = STEPS_PER_REPLAY if len(plan) - done >= STEPS_PER_REPLAY and not self.eager_left else 1
+            self.plan[:count].copy_(plan[done : done + count])
+            self.rates[:count].copy_(rates[done : done + count])
+            losses.append(self._replay(count))
+            done += count
+        return torch.cat(losses)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """As `Engine.load`; Adam's state lies elsewhere afterwards, so graphs are captured anew."""
+        super().load(state)
+        self._make_capturable()
+        self.graphs, self.eager_left = {}, EAGER_STEPS
+
+    def _make_capturable(self) -> None:
+        for group in self.optimizer.param_groups:
+            group |= {"capturable": True, "fused": True, "foreach": False}
+            group["lr"] = torch.zeros((), device=self.device)
+
+    def _set_learning_rate(self, learning_rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(learning_rate * group["pace"])
+
+    def _replay(self, count: int) -> Tensor:
+        """`count` steps over self.plan: the first few eager, on the side stream that capturing asks for."""
+        if self.eager_left:
+            self.eager_left -= 1
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                losses = self._steps(count)
+            torch.cuda.current_stream().wait_stream(side)
+            return losses
+        if count not in self.graphs:
+            self.graphs[count] = self._capture(count)
+        graph, losses = self.graphs[count]
+        graph.replay()
+        return losses.clone()
+
+    def _capture(self, count: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            losses = self._steps(count)
+        return graph, losses
+
+    def _steps(self, count: int) -> Tensor:
+        return torch.stack([self._step(self.plan[i], self.rates[i]) for i in range(count)])
 
 
 def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
@@ -123,14 +235,62 @@ def make_engine(
     steps: int | None = None,
     max_seconds: float | None = None,
 ) -> Engine:
-    """The engine called `name`; `auto` takes the fastest that fits the network's device and recipe."""
-    if name == "kernel" or (name == "auto" and kernel.why_not(network, pool, recipe) is None):
-        return kernel.KernelEngine(network, pool, recipe)
-    return SimpleEngine(network, pool, recipe)
+    """The engine called `name`; `auto` takes the fastest for the device, the recipe and a run of this length.
+
+    Raises:
+        ConfigError: the engine called for cannot run here.
+    """
+    if name == "auto":
+        name = _fastest(network, pool, recipe, _seconds(network, recipe, steps, max_seconds))
+    if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
+        raise ConfigError(f"--engine kernel: {reason}; use auto")
+    if name == "graph" and not _on_cuda(network, pool):
+        raise ConfigError("--engine graph: it needs a CUDA device that holds network and data; use auto")
+    classes = {
+        "simple": SimpleEngine,
+        "compiled": CompiledEngine,
+        "kernel": kernel.KernelEngine,
+        "graph": GraphEngine,
+    }
+    return cast(Engine, classes[name](network, pool, recipe))
+
+
+def _fastest(network: SESR, pool: PatchPool, recipe: Recipe, seconds: float) -> EngineName:
+    """The engine that `auto` stands for."""
+    if _on_cuda(network, pool):
+        return "graph"
+    reason = kernel.why_not(network, pool, recipe)
+    if reason is None:
+        return "kernel"
+    pays = seconds >= COMPILING_PAYS_SECONDS and kernel.compiler() is not None
+    chosen: EngineName = "compiled" if pays else "simple"
+    if next(network.parameters()).device.type == "cpu":
+        _say(f"training with the {chosen} engine; the fast kernel cannot be used: {reason}")
+    return chosen
+
+
+def _on_cuda(network: SESR, pool: PatchPool) -> bool:
+    return next(network.parameters()).is_cuda and pool.rows.is_cuda
+
+
+def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> float:
+    """About how long a run takes in plain PyTorch on a small CPU; a guess that is the same every time."""
+    weights = network.f * (25 + 9 * network.m * network.f + 25 * network.scale**2)
+    macs = 3 * weights * recipe.batch_size * recipe.patch**2
+    by_steps = steps * macs / CPU_MACS_PER_SECOND if steps else math.inf
+    return min(by_steps, max_seconds or math.inf)
+
+
+@cache
+def _say(note: str) -> None:
+    """Warns once in a process, not at each of a sweep's trials."""
+    logging.getLogger(__name__).warning(note)
 
 
 def describe_engines() -> str:
     """One line: which engine trains on this machine, and what keeps a faster one away."""
+    if torch.cuda.is_available():
+        return "graph: whole steps in CUDA graphs"
     missing = kernel.missing_here()
     return "kernel: whole steps in bfloat16 C code" if missing is None else f"simple: {missing}"
 
