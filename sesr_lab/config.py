@@ -83,7 +83,7 @@ class TrialConfig(Architecture):
     """Side of a training patch in high-resolution pixels, a multiple of the scale (the reference's 128 and 200)."""
     epochs: Annotated[int, Field(ge=1)] | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     data: Annotated[str, Field(min_length=1)] = "photos"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     parent: Annotated[str, Field(min_length=1)] = "auto"
@@ -129,12 +129,15 @@ class TrialConfig(Architecture):
     def fingerprint(self) -> str:
         """12 hex digits that two trials share when and only when they are the same experiment.
 
-        Taken over the recipe as resolved, so a setting left out and the same setting spelled out are one.
+        Taken over the recipe as resolved, so a setting left out and the same setting spelled out are one. Whether
+        a parent is trained if need be (`auto`) or must be there (`require`) does not change what comes of it.
         """
         budget = {"epochs": self.epochs, "steps": self.steps, "max_seconds": self.max_seconds}
         if not any(budget.values()):
             budget["epochs"] = EPOCHS
-        parent = "" if self.scale == 2 else "auto" if self.parent == "require" else self.parent
+        parent = "" if self.scale == 2 else self.parent
+        if parent in ("auto", "require"):
+            parent = f"auto, {self.parent_block} block"
         identity = {
             "architecture": self.architecture.model_dump(),
             "recipe": asdict(self.resolved_recipe()),
@@ -186,7 +189,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key}: unknown key; {one_of(path[-1], _keys_at(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{key}: missing; give a value"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("dictionary", "table").replace("tuple", "list")
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: found {first['input']!r}: {message[0].lower()}{message[1:]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sesr_lab import catalog
-from sesr_lab.config import PRESETS, Architecture, preset
+from sesr_lab.config import PRESETS, Architecture, checked, preset
 from sesr_lab.errors import ModelError
 from sesr_lab.model import shape_of
 from sesr_lab.tracking import Tracker
@@ -36,6 +36,7 @@ def find(tracker: Tracker, model: str, *, scale: int | None = None, prefix: str 
 
     Raises:
         ModelError: there is none, its weights are not what was published, or its scale is not `scale`.
+        ConfigError: it is a file of weights of a network that is too large.
     """
     path = Path(model)
     if path.suffix == ".safetensors" or path.is_file():
@@ -60,7 +61,7 @@ def of_version(tracker: Tracker, version: Version, *, name: str | None = None) -
 
 def _file(model: str, path: Path) -> Named:
     weights = load_file(path)
-    return Named(model, Architecture(**shape_of(weights)), weights, None)  # type: ignore[arg-type]  # checked inside
+    return Named(model, checked(Architecture, shape_of(weights), where=model), weights, None)
 
 
 def _best_of_preset(tracker: Tracker, name: str, scale: int, prefix: str) -> Version:

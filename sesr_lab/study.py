@@ -20,6 +20,7 @@ Choice = bool | int | float | str
 Objective = Literal["pareto", "psnr"]
 Sampler = Literal["tpe", "random"]
 
+CONTINUOUS = ("learning_rate",)
 SEARCHABLE = ("m", "f", "feature_size", "block", "learning_rate", "batch_size", "patch", "seed", "recipe")
 ENUMERABLE = 4096
 """Spaces with at most so many points are listed, so that none is tried twice and their end is known."""
@@ -79,13 +80,20 @@ class StudySpec(Frozen):
     def _presets(cls, value: object) -> object:
         if not isinstance(value, list):
             return value
-        return [_preset(item) if isinstance(item, str) else item for item in value]
+        return [_preset(item) if isinstance(item, str) else _settings(item) for item in value]
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _train(cls, value: object) -> object:
+        return _settings(value)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for key in self.space:
             if key not in SEARCHABLE:
                 raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")
+            if isinstance(self.space[key], Range) and key not in CONTINUOUS:
+                raise ValueError(f"space.{key}: found a range; list its values (ranges are for {CONTINUOUS[0]})")
             if key in self.train:
                 raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
         if not self.space and not self.enqueue and self.candidates is None:
@@ -121,7 +129,7 @@ class StudySpec(Frozen):
         update: dict[str, object] = {}
         if trials is not None:
             update["trials"] = trials
-        if data is not None and data != self.train.get("data"):
+        if data is not None and data != self.train.get("data", TrialConfig.model_fields["data"].default):
             update |= {"train": {**self.train, "data": data}, "name": f"{self.name}-{slug(data)}"}
         return self.model_copy(update=update)
 
@@ -164,13 +172,20 @@ def space_summary(spec: StudySpec) -> dict[str, object]:
     macs = [_macs_of(spec.trial(point)) for point in points]
     allowed = [count for count in macs if spec.max_macs is None or count <= spec.max_macs]
     return {
-        "networks in the space": "continuous" if spec.points is None else len(spec.points or spec.enqueue),
+        "networks in the space": _size(spec),
         "trials": spec.trials,
         "first": len(spec.enqueue),
         "GMAC to 720p": f"{min(macs) / 1e9:.2f} to {max(macs) / 1e9:.2f}" if macs else "",
         "over the limit": len(macs) - len(allowed),
         "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
     }
+
+
+def _size(spec: StudySpec) -> int | str:
+    if spec.points is not None:
+        return len(spec.points or spec.enqueue)
+    ranges = any(isinstance(axis, Range) for axis in spec.space.values())
+    return "continuous" if ranges else f"more than {ENUMERABLE:,}"
 
 
 def _macs_of(config: TrialConfig) -> int:
@@ -183,7 +198,7 @@ def parse_macs(text: str) -> float:
     Raises:
         ValueError: it is not a number of MACs.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)\s*", text)
     if match is None:
         raise ValueError(f"{text!r} is not a number of MACs; write it as 2.5G, 800M or 3e9")
     return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
@@ -191,17 +206,25 @@ def parse_macs(text: str) -> float:
 
 def _check_trials(spec: StudySpec, where: str) -> None:
     """Every point that can be listed is a valid trial, so that a typo shows before the first hour of training."""
-    for params in _samples(spec):
-        settings = {"seed": spec.seed, **spec.train, **params}
-        checked(TrialConfig, settings, where=f"{where}: train")
+    for part, params in _samples(spec):
+        try:
+            TrialConfig.model_validate({"seed": spec.seed, **spec.train, **params})
+        except ValidationError as error:
+            mistake = explain(error, TrialConfig)
+            key = mistake.partition(":")[0]
+            raise ConfigError(f"{where}: {part if key in params else 'train'}: {mistake}") from None
 
 
-def _samples(spec: StudySpec) -> Iterator[Mapping[str, Choice]]:
-    yield from spec.enqueue
+def _samples(spec: StudySpec) -> Iterator[tuple[str, Mapping[str, Choice]]]:
+    """Trials that hold every value that can be listed, and the part of the file that they come from."""
+    for settings in spec.enqueue:
+        yield "enqueue", settings
+    if not spec.space and not spec.enqueue:
+        yield "train", {}
     base = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in spec.space.items()}
     for key, axis in spec.space.items():
         for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
-            yield {**base, key: value}
+            yield "space", {**base, key: value}
 
 
 def _axis(key: str, value: object) -> Axis:
@@ -214,6 +237,8 @@ def _axis(key: str, value: object) -> Axis:
         return _range(key, value)
     if not isinstance(value, list) or not value:
         raise ValueError(f"{key}: found {value!r}; give a list of values, or {{low = 1e-4, high = 1e-2, log = true}}")
+    for item in value:
+        _check_choice(key, item)
     if len({*value}) < len(value):
         raise ValueError(f"{key}: {value!r} names a value twice; keep it once")
     return tuple(value)
@@ -225,6 +250,19 @@ def _range(key: str, value: Mapping[str, object]) -> Range:
         return Range.model_validate(dict(value))
     except ValidationError as error:
         raise ValueError(f"{key}: {explain(error, Range)}") from None
+
+
+def _settings(table: object) -> object:
+    """The table, whose values are plain; what is no table is left for pydantic to refuse."""
+    if isinstance(table, dict):
+        for key, value in table.items():
+            _check_choice(key, value)
+    return table
+
+
+def _check_choice(key: str, value: object) -> None:
+    if not isinstance(value, Choice):
+        raise ValueError(f"{key}: found {value!r}; a number, a text, true or false is allowed")
 
 
 def _preset(name: str) -> dict[str, int]:
