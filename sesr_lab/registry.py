@@ -119,7 +119,7 @@ def _log_scores(tracker: Tracker, run: RunLog, model_id: str, facts: ModelFacts)
 
     now = time.time_ns() // 1_000_000
     data = {"dataset_name": facts.data, "dataset_digest": facts.data_fingerprint[:36]}
-    scores = {"psnr_db": facts.psnr_db, "ssim": facts.ssim}
+    scores = {"best_psnr": facts.psnr_db, "best_ssim": facts.ssim}
     points = [Metric(key, value, now, facts.steps, model_id, **data) for key, value in scores.items()]
     tracker.client.log_batch(run.run_id, metrics=points, synchronous=True)
     tracker.client.log_outputs(run.run_id, [LoggedModelOutput(model_id, facts.steps)])

@@ -32,15 +32,18 @@ PHOTOS, DIV2K = "aaaaaaaa00000000", "bbbbbbbb11111111"
 NAME = "sesr-m1-f4-p8-collapsed-x2"
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
     return new_store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """Two versions, the first the champion; for tests that only read."""
+    tracker = new_store(tmp_path_factory.mktemp("filled"))
+    published(tracker)
+    published(tracker, 29.0, seed=1)
+    return tracker
 
 
 def start(tracker: Tracker) -> RunLog:
@@ -130,7 +133,7 @@ def test_the_ui_links_model_run_scores_and_version(tracker: Tracker) -> None:
     version = published(tracker)
     model = tracker.client.get_logged_model(version.model_id)
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, version.run_id)
-    assert {metric.key: metric.value for metric in model.metrics} == {"psnr_db": 30.0, "ssim": 0.9}
+    assert {metric.key: metric.value for metric in model.metrics} == {"best_psnr": 30.0, "best_ssim": 0.9}
     assert model.params["m"] == "1"
     assert NAME in model.tags["mlflow.modelVersions"]
     outputs = tracker.client.get_run(version.run_id).outputs.model_outputs
@@ -250,10 +253,9 @@ def test_promoting_moves_an_alias(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize("alias", ["", "v3", "latest", "a b", "7"])
-def test_what_cannot_be_an_alias_is_refused(tracker: Tracker, alias: str) -> None:
-    published(tracker)
+def test_what_cannot_be_an_alias_is_refused(filled: Tracker, alias: str) -> None:
     with pytest.raises(ModelError, match="cannot be an alias"):
-        promote(tracker, NAME, alias)
+        promote(filled, NAME, alias)
 
 
 # Finding
@@ -276,11 +278,9 @@ def test_every_way_to_name_a_version_finds_it(tracker: Tracker) -> None:
         ("f" * 32, "there is no run ffff"),
     ],
 )
-def test_a_model_that_is_not_there_is_answered_with_what_is(tracker: Tracker, model: str, says: str) -> None:
-    published(tracker)
-    published(tracker, 29.0, seed=1)
+def test_a_model_that_is_not_there_is_answered_with_what_is(filled: Tracker, model: str, says: str) -> None:
     with pytest.raises(ModelError, match=says) as caught:
-        resolve(tracker, model)
+        resolve(filled, model)
     assert "\n" not in str(caught.value)
 
 
@@ -452,7 +452,7 @@ def test_a_server_keeps_models_as_a_local_store_does(tmp_path: Path) -> None:
         assert replace(version, aliases=()) == resolve(tracker, version.run_id)
         model = tracker.client.get_logged_model(version.model_id)
         assert NAME in model.tags["mlflow.modelVersions"]
-        assert {metric.key for metric in model.metrics} == {"psnr_db", "ssim"}
+        assert {metric.key for metric in model.metrics} == {"best_psnr", "best_ssim"}
         with pytest.raises(ModelError, match="did you mean"):
             resolve(tracker, "sesr-m1-f4-p8-colapsed-x2")
         with pytest.raises(ModelError, match="has no version 9; it has 1, 2"):

@@ -27,12 +27,6 @@ from sesr_lab.tracking import RunLog, Tracker, open_store
 REPOSITORY = Path(sesr_lab.__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
     return new_store(tmp_path)
@@ -172,6 +166,14 @@ def test_an_experiment_is_made_once_however_many_ask_for_it(tracker: Tracker) ->
         ids = set(pool.map(tracker.experiment, ["x2 on photos"] * 4))
     assert len(ids) == 1
     assert tracker.client.get_experiment(ids.pop()).name == "x2 on photos"
+
+
+def test_the_ui_s_table_of_runs_starts_with_scores_and_costs_best_first(tracker: Tracker) -> None:
+    number = tracker.experiment("trials")
+    assert tracker.page(number) == f"/#/experiments/{number}/runs?viewStateShareKey=sesr&workflowType=machine_learning"
+    view = json.loads(tracker.client.get_experiment(number).tags["mlflow.sharedViewState.sesr"])
+    assert {"metrics.`best_psnr`", "metrics.`macs_720p`"} <= set(view["selectedColumns"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_psnr`", False)
 
 
 def test_a_deleted_experiment_is_named_with_the_commands_that_help(tracker: Tracker) -> None:
