@@ -19,6 +19,7 @@ from sesr_lab.named import Named, find, of_version
 
 REGISTRY_PATIENCE_S = 60.0
 """How long a registry that does not answer is waited for."""
+RETRY_S = 5.0
 NOTE_EVERY_S = 30.0
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ class Parents:
                 if time.monotonic() - started > REGISTRY_PATIENCE_S:
                     raise
                 self.lab.view.note(f"waiting for the model registry: {error}")
-                _pause(self.lab, 5.0)
+                _pause(self.lab, RETRY_S)
 
 
 def parent_config(config: TrialConfig) -> TrialConfig:

@@ -190,7 +190,7 @@ def _watched(
     """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
     best = None if resume is None else _best_in(resume)
     last: Evaluation | None = None
-    shown = 0
+    due = 0.0
     scorer = _network(config, device)
     for event in events:
         if isinstance(event, Fitted):
@@ -201,8 +201,8 @@ def _watched(
             continue
         last = event
         best = event if best is None or event.score.psnr > best.score.psnr else best
-        if event.fraction * STRIPS >= shown + 1 or (shown == 0 and best is event):
-            shown = int(event.fraction * STRIPS)
+        if event.fraction >= due:
+            due = min(event.fraction + 1 / STRIPS, 1.0)
             scorer.load_state_dict(event.weights)
             yield Strip(event.step, *validator.strip(scorer))
 
