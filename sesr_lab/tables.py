@@ -64,7 +64,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if 0 < index else "left", overflow="fold")
+        table.add_column(column, justify="right" if index > 0 else "left", overflow="fold")
     return table
 
 
