@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -35,7 +36,7 @@ def write(run_id: str, state: dict[str, Tensor]) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _unlink(temporary)
         raise StoreError(f"checkpoint {path}: {error.strerror}; free some space, or set {FOLDER_VARIABLE}") from None
     return path
 
@@ -49,8 +50,15 @@ def read(run_id: str) -> dict[str, Tensor] | None:
 
 
 def remove(run_id: str) -> None:
-    """Deletes a run's state; nothing happens where there is none."""
-    _path(run_id).unlink(missing_ok=True)
+    """Deletes a run's state, and what killed writers left of it; nothing happens where there is none."""
+    path = _path(run_id)
+    for file in (path, *path.parent.glob(f"{run_id}.*.tmp")):
+        _unlink(file)
+
+
+def _unlink(file: Path) -> None:
+    with suppress(OSError):  # what cannot be deleted is in nobody's way
+        file.unlink()
 
 
 def _path(run_id: str) -> Path:
