@@ -23,7 +23,7 @@ from sesr_lab.registry import ModelFacts, Version, publish
 from sesr_lab.runlog import RunLog
 from sesr_lab.strip import draw_strip
 from sesr_lab.tracking import Tracker
-from sesr_lab.trainer import Checkpoint, Evaluation
+from sesr_lab.trainer import Checkpoint, Evaluation, Restart
 from sesr_lab.version import parent_tags
 
 Result = Literal["finished", "diverged", "out of memory", "failed", "over budget"]
@@ -260,6 +260,9 @@ class _Recorder:
             scale = self.task.config.scale
             picture = draw_strip(event.bicubic, event.network, event.original, scale=scale)
             self.run.log_picture("validation", picture, step=event.step)
+        elif isinstance(event, Restart):
+            self.lab.view.note(f"{self.task.label}: starting over at a lower learning rate: {event.reason}")
+            self.run.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
         elif isinstance(event, Checkpoint):
             checkpoint.write(self.run.run_id, event.state)
 
