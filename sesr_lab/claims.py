@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sesr_lab.errors import StoreError
+from sesr_lab.store import shown
 
 LEASE_SECONDS = 30.0
 POLL_SECONDS = 0.5
@@ -67,17 +68,16 @@ class Claims:
         Raises:
             StoreError: it cannot be reached or written.
         """
-        self.lease_s = lease_s
-        self._shown = sa.make_url(storage_url).render_as_string(hide_password=True)
+        self.url, self.lease_s = storage_url, lease_s
         arguments = {"timeout": 60} if storage_url.startswith("sqlite") else {}
-        self._engine = sa.create_engine(storage_url, connect_args=arguments, pool_pre_ping=True)
-        with self._reported():
-            _METADATA.create_all(self._engine, checkfirst=True)
+        with reported(storage_url):
+            self._engine = sa.create_engine(storage_url, connect_args=arguments, pool_pre_ping=True)
+            self._make_table()
 
     def look(self, key: str) -> Holder | None:
         """Who holds `key`, or held it last."""
         columns = [column for column in _CLAIMS.c if column.name != "key"]
-        with self._reported(), self._engine.connect() as connection:
+        with reported(self.url), self._engine.connect() as connection:
             row = connection.execute(sa.select(*columns).where(_CLAIMS.c.key == key)).first()
         return Holder(*row) if row else None
 
@@ -124,6 +124,14 @@ class Claims:
         """Ends a claim as done or failed; False if it was no longer this attempt's."""
         return self._update(key, attempt, state=state, note=note[:2000])
 
+    def _make_table(self) -> None:
+        """Of several processes that start at once, one makes the table; the others find it made."""
+        try:
+            _METADATA.create_all(self._engine, checkfirst=True)
+        except SQLAlchemyError:
+            if not sa.inspect(self._engine).has_table(_CLAIMS.name):
+                raise
+
     def _insert(self, key: str, values: dict[str, object]) -> bool:
         try:
             with self._engine.begin() as connection:
@@ -131,32 +139,18 @@ class Claims:
         except IntegrityError:  # another was first
             return False
         except SQLAlchemyError as error:
-            raise self._failure(error) from error
+            raise failure(self.url, error) from error
         return True
 
     def _steal(self, key: str, attempt: int, values: dict[str, object]) -> bool:
-        with self._reported(), self._engine.begin() as connection:
+        with reported(self.url), self._engine.begin() as connection:
             mine = (_CLAIMS.c.key == key) & (_CLAIMS.c.attempt == attempt)
             return connection.execute(_CLAIMS.update().where(mine).values(**values)).rowcount == 1
 
     def _update(self, key: str, attempt: int, **values: object) -> bool:
         current = (_CLAIMS.c.key == key) & (_CLAIMS.c.attempt == attempt) & (_CLAIMS.c.state == "held")
-        with self._reported(), self._engine.begin() as connection:
+        with reported(self.url), self._engine.begin() as connection:
             return connection.execute(_CLAIMS.update().where(current).values(**values)).rowcount == 1
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: SQLAlchemyError) -> StoreError:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return StoreError(
-            f"study database {self._shown}: {reason}; check that it can be reached and written, "
-            "or name another with --storage"
-        )
 
 
 class Claim:
@@ -202,6 +196,24 @@ class Claim:
                 continue  # the database is away for a moment; `current` decides before anything is published
 
 
+@contextmanager
+def reported(storage_url: str) -> Iterator[None]:
+    """Turns what the database or its missing driver says into a one-line StoreError."""
+    try:
+        yield
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise failure(storage_url, error) from error
+
+
+def failure(storage_url: str, error: Exception) -> StoreError:
+    """The error in one line, without the URL's password, and what to do."""
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    mend = "check that it can be reached and written"
+    if isinstance(error, ModuleNotFoundError):
+        mend = f"install {error.name}"
+    return StoreError(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")
+
+
 def _myself() -> str:
     """host:pid:start of this process; the start tells a later process with the same pid apart."""
     return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
@@ -222,9 +234,10 @@ def _dead_here(owner: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot, where /proc tells; else nothing."""
+    """When a process started, in clock ticks since boot, where /proc tells; "ended" if it only awaits its parent."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
-    return stat.rsplit(")", 1)[1].split()[19]
+    fields = stat.rsplit(")", 1)[1].split()
+    return "ended" if fields[0] in ("Z", "X") else fields[19]
