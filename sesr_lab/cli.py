@@ -244,7 +244,7 @@ def cost(
         return
     from sesr_lab.tables import show_costs
 
-    show_costs(counted, title=f"{network.name} x{scale}", batch=f"{batch_size} of {patch}x{patch}")
+    show_costs(counted, title=f"{network.name} x{scale}", batch=f"{batch_size}x{patch}x{patch}")
 
 
 @app.command()
@@ -458,9 +458,9 @@ def _show_mapping(title: str, values: Mapping[str, object], *, as_json: bool) ->
     if as_json:
         _print_json(values)
         return
-    from sesr_lab.tables import print_table
+    from sesr_lab.tables import show_mapping
 
-    print_table(title, ["", ""], [[key, str(value)] for key, value in values.items()])
+    show_mapping(title, values)
 
 
 def _print_json(document: object) -> None:

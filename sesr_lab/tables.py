@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from sesr_lab.cost import Costs
 from sesr_lab.evaluate import ModelScore
@@ -112,33 +111,49 @@ def show_costs(counted: Costs, *, title: str, batch: str) -> None:
     """What a network costs."""
     meaning = {
         "params": "weights when collapsed",
-        "macs_720p": "MACs to a 1280x720 picture",
         "params_expanded": "weights that are trained",
-        "macs_train_expanded": f"MACs of a training forward pass, batch of {batch}: expanded",
+        "macs_720p": "MACs to a 1280x720 picture",
+        "macs_train_expanded": f"MACs of a training forward, {batch}: expanded",
         "macs_train_paper": "  collapsed by the paper's algorithm",
         "macs_train": "  collapsed as here, by a matrix product",
     }
-    rows = [[text, f"{getattr(counted, key):,}", _giga(getattr(counted, key))] for key, text in meaning.items()]
-    print_table(title, ["", "count", "G"], rows)
+    rows = [[text, f"{getattr(counted, key):,}", in_units(getattr(counted, key))] for key, text in meaning.items()]
+    print_table(title, ["", "exactly", "about"], rows)
+
+
+def show_mapping(title: str, values: Mapping[str, object]) -> None:
+    """Names and what they stand for."""
+    table = _table(title, ["", ""])
+    table.show_header = False
+    table.columns[1].justify = "left"
+    for key, value in values.items():
+        table.add_row(Text(key, style="bold"), escape(str(value)))
+    Console(highlight=False).print(table)
 
 
 def show_models(versions: Sequence[Version]) -> None:
-    """Registered networks as a tree: each x4 network hangs below the x2 version that it started from."""
-    console = Console(highlight=False)
+    """Registered networks as a tree: each x4 network stands below the x2 version that it started from."""
     if not versions:
-        console.print(Text("no network is registered here yet; train one: sesr-lab train --preset m5"))
+        print("no network is registered here yet; train one: sesr-lab train --preset m5")
         return
-    tree = Tree(Text("registered networks", style="bold"))
-    branches: dict[str, Tree] = {}
-    roots = [version for version in versions if version.parent is None]
-    below = [version for version in versions if version.parent is not None]
-    for version in roots:
-        branches[f"{version.name}/{version.version}"] = tree.add(_describe(version))
-    for version in below:
-        parent = branches.get(version.parent or "")
-        text = _describe(version) if parent else _describe(version).append(f"  (from {version.parent})", style="dim")
-        (parent or tree).add(text)
-    console.print(tree, soft_wrap=True)
+    table = _table("registered networks", ["network/version", "PSNR", "SSIM", "GMAC", "data", "age", "aliases"])
+    table.columns[-1].justify = "left"
+    for depth, version in _family(versions):
+        name = f"{'└─ ' * depth}{version.name}/{version.version}"
+        scores = [f"{version.psnr_db:.2f}", f"{version.ssim:.4f}", _giga(version.macs_720p)]
+        aliases = " ".join(f"@{alias}" for alias in version.aliases)
+        table.add_row(name, *scores, escape(version.data), age(version.created), Text(aliases, style="green"))
+    Console(highlight=False).print(table)
+
+
+def _family(versions: Sequence[Version]) -> Iterator[tuple[int, Version]]:
+    """Each version with its depth in the tree, children after their parent."""
+    known = {f"{version.name}/{version.version}" for version in versions}
+    roots = [version for version in versions if version.parent not in known]
+    for root in roots:
+        yield 0, root
+        name = f"{root.name}/{root.version}"
+        yield from ((1, version) for version in versions if version.parent == name)
 
 
 def show_standing(found: Sequence[Any], *, whole: bool) -> None:
@@ -184,15 +199,12 @@ def age(created: datetime) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def _describe(version: Version) -> Text:
-    text = Text(f"{version.name}/{version.version}", style="bold")
-    text.append(f"  {version.psnr_db:.2f} dB {version.ssim:.4f} on {version.data}", style="not bold")
-    text.append(
-        f"  {_giga(version.macs_720p)} GMAC  {version.params:,} weights  {age(version.created)} old", "not bold"
-    )
-    for alias in version.aliases:
-        text.append(f"  @{alias}", style="not bold green")
-    return text
+def in_units(count: int) -> str:
+    """A count in thousands (K), millions (M) or billions (G), as papers print it."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)
 
 
 def _giga(count: float | None) -> str:

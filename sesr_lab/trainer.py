@@ -26,6 +26,8 @@ CHUNK_SECONDS = 0.5
 DIVERGED_LOSS, DIVERGED_GROWTH = 0.25, 4.0
 """Training has failed where the mean absolute error is beyond a quarter of the range (worse than a grey picture)
 and has grown so many times since the start: deep networks with few features start beyond it and come back."""
+CHECK_STEPS = 256
+"""Steps between two looks at the PReLUs; fixed, so that a run starts over at the same step however fast it is."""
 SILENT_SHARE = 0.8
 """A block in which more of the PReLUs than this are never above zero passes on no gradient: the network is stuck."""
 RESTART_FACTOR = 0.4
@@ -194,9 +196,12 @@ class _Run:
         spent = time.perf_counter() - started
         if self.step > 0:  # the first chunk pays for compiling and allocation
             self.rate = len(rates) / spent
-        self.step, self.learning_rate = self.step + len(rates), rates[-1]
-        self.window.add(losses, spent)
-        return self._failure(losses, plan[-1])
+        self.first_loss = self.first_loss or float(losses[0])
+        good = self._good_steps(losses)
+        taken = min(good + 1, len(rates))  # the steps after a bad one are as if they had not been
+        self.step, self.learning_rate = self.step + taken, rates[taken - 1]
+        self.window.add(losses[:taken], spent)
+        return self._overshot(float(losses[good])) if good < len(rates) else self._fell_silent(plan[-1])
 
     def start_over(self) -> None:
         """Back to the first weights, with a lower rate and what is left of the budget."""
@@ -247,8 +252,8 @@ class _Run:
         self.runner.load(state)
 
     def _chunk(self) -> int:
-        """Steps to run before looking up: about CHUNK_SECONDS, not past the next evaluation or the end."""
-        count = max(1, round(self.rate * CHUNK_SECONDS))
+        """Steps to run before looking up: about CHUNK_SECONDS, not past the next check, evaluation or end."""
+        count = min(max(1, round(self.rate * CHUNK_SECONDS)), CHECK_STEPS - self.step % CHECK_STEPS)
         until = (self.scored + 1) / self.evaluations
         if self.budget.steps:
             count = min(count, max(1, math.ceil(until * self.budget.steps - ROUNDING) - self.step))
@@ -267,19 +272,25 @@ class _Run:
             factor * self.recipe.learning_rate_at((fraction - self.origin) / (1 - self.origin)) for fraction in ahead
         ]
 
-    def _failure(self, losses: Tensor, where: Tensor) -> str:
-        """What went wrong in a chunk of steps, or an empty text; `where` are patches to look through."""
-        worst = float(losses.max()) if bool(torch.isfinite(losses).all()) else math.inf
-        self.first_loss = self.first_loss or worst
-        if worst > max(DIVERGED_LOSS, DIVERGED_GROWTH * self.first_loss):
-            return f"the loss became {worst:.3g} near step {self.step} at learning rate {self.learning_rate:.2g}"
-        if self.recipe.restarts == 0 or self.fraction > 0.5 * (1 + self.origin):  # later, nothing is gained
+    def _good_steps(self, losses: Tensor) -> int:
+        """How many steps went well before the first that did not."""
+        limit = max(DIVERGED_LOSS, DIVERGED_GROWTH * self.first_loss)
+        bad = (~(losses <= limit)).nonzero()  # not a number is bad too
+        return int(bad[0]) if len(bad) else len(losses)
+
+    def _overshot(self, loss: float) -> str:
+        return f"the loss became {loss:.3g} at step {self.step} and learning rate {self.learning_rate:.2g}"
+
+    def _fell_silent(self, where: Tensor) -> str:
+        """Says so if a block passes on nothing, judged by the patches at `where`; later, nothing is gained."""
+        early = self.fraction < 0.5 * (1 + self.origin)
+        if self.step % CHECK_STEPS or not early or self.recipe.restarts == 0:
             return ""
         lr, _ = self.pool.cut(where.to(self.pool.rows.device), self.recipe.patch)
         silent = silent_share(self.network, lr)
-        if silent > SILENT_SHARE:
-            return f"{silent:.0%} of a block's PReLUs fell silent near step {self.step}: the rate was too high"
-        return ""
+        if silent <= SILENT_SHARE:
+            return ""
+        return f"{silent:.0%} of a block's PReLUs are silent at step {self.step}: the learning rate was too high"
 
     def _evaluations_passed(self) -> int:
         """How many evaluations should have taken place by now."""

@@ -500,5 +500,4 @@ def test_what_is_logged_while_the_server_is_dead_appears_once_when_it_is_back(
     assert len(again.client.list_artifacts(run.run_id, "images")) == 2
     assert [item.path for item in again.client.list_artifacts(run.run_id, "logs")] == ["logs/note.txt"]
     assert capsys.readouterr().out == ""
-    print(f'blocked {blocked_s:.2f} s')
     assert blocked_s < 15
