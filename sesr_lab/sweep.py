@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sesr_lab import trial as trials
@@ -107,13 +109,21 @@ def standing(storage: str, name: str | None = None) -> list[Standing]:
     Raises:
         ConfigError: there is no study of that name.
     """
+    known: list[str] = []
     with _storage_errors(storage):
-        backend = _open(storage)
-        known = optuna.get_all_study_names(backend)
-    if name is not None and name not in known:
-        raise ConfigError(f"study {name!r} is not in {storage}; stored there: {', '.join(known) or 'none'}")
-    wanted = [name] if name is not None else known
-    return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
+        if not _is_missing_file(storage):
+            backend = _open(storage)
+            known = optuna.get_all_study_names(backend)
+        if name is not None and name not in known:
+            raise ConfigError(f"study {name!r} is not in {storage}; stored there: {', '.join(known) or 'none'}")
+        wanted = [name] if name is not None else known
+        return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
+
+
+def _is_missing_file(storage: str) -> bool:
+    """Whether the storage is a SQLite file that nobody has made yet: looking must not make it."""
+    url = make_url(storage)
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
 
 
 def _standing(study: optuna.Study) -> Standing:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sesr_lab.catalog import CHAMPION
 from sesr_lab.cost import Costs
 from sesr_lab.evaluate import ModelScore
 from sesr_lab.lifecycle import Outcome
@@ -137,13 +138,19 @@ def show_models(versions: Sequence[Version]) -> None:
         print("no network is registered here yet; train one: sesr-lab train --preset m5")
         return
     table = _table("registered networks", ["network/version", "PSNR", "SSIM", "GMAC", "data", "age", "aliases"])
+    table.columns[0].no_wrap = True
     table.columns[-1].justify = "left"
     for depth, version in _family(versions):
         name = f"{'└─ ' * depth}{version.name}/{version.version}"
         scores = [f"{version.psnr_db:.2f}", f"{version.ssim:.4f}", _giga(version.macs_720p)]
-        aliases = " ".join(f"@{alias}" for alias in version.aliases)
+        aliases = " ".join(f"@{alias}" for alias in _telling(version.aliases))
         table.add_row(name, *scores, escape(version.data), age(version.created), Text(aliases, style="green"))
     Console(highlight=False).print(table)
+
+
+def _telling(aliases: Sequence[str]) -> Sequence[str]:
+    """The aliases worth showing: the champion needs no word that it is the champion on its own data."""
+    return [alias for alias in aliases if CHAMPION not in aliases or not alias.startswith(f"{CHAMPION}-")]
 
 
 def _family(versions: Sequence[Version]) -> Iterator[tuple[int, Version]]:
