@@ -17,10 +17,13 @@ from sesr_lab.tracking import Tracker, open_store
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+_template = tempfile.TemporaryDirectory(prefix="sesr-lab-test-")  # goes when the tests end
+
+
 @cache
 def migrated() -> Path:
     """An empty, migrated database, made once: migrating takes seconds, copying does not."""
-    path = Path(tempfile.mkdtemp(prefix="sesr-lab-test-")) / "mlflow.db"
+    path = Path(_template.name) / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path
 
