@@ -138,12 +138,13 @@ def show_models(versions: Sequence[Version]) -> None:
         print("no network is registered here yet; train one: sesr-lab train --preset m5")
         return
     table = _table("registered networks", ["network/version", "PSNR", "SSIM", "GMAC", "data", "age", "aliases"])
+    table.padding = (0, 0)
     table.columns[0].no_wrap = True
     table.columns[-1].justify = "left"
     for depth, version in _family(versions):
         name = f"{'└─ ' * depth}{version.name}/{version.version}"
         scores = [f"{version.psnr_db:.2f}", f"{version.ssim:.4f}", _giga(version.macs_720p)]
-        aliases = " ".join(f"@{alias}" for alias in _telling(version.aliases))
+        aliases = " ".join(_telling(version.aliases))
         table.add_row(name, *scores, escape(version.data), age(version.created), Text(aliases, style="green"))
     Console(highlight=False).print(table)
 
@@ -200,10 +201,10 @@ def version_json(version: Version) -> dict[str, Any]:
 def age(created: datetime) -> str:
     """How long ago, in the largest unit that fits."""
     seconds = (datetime.now(UTC) - created).total_seconds()
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+            return f"{seconds // size:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"
 
 
 def in_units(count: int) -> str:
