@@ -15,9 +15,14 @@ from sesr_lab.errors import StoreError
 FOLDER_VARIABLE = "SESR_LAB_STATE"
 
 
+def state_folder() -> Path:
+    """Where what is not yet in a store is kept: $SESR_LAB_STATE, or .sesr-lab in the current folder."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or ".sesr-lab").absolute()
+
+
 def folder() -> Path:
-    """Where states are kept: $SESR_LAB_STATE, or .sesr-lab in the current folder."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or ".sesr-lab").absolute() / "checkpoints"
+    """Where training states are kept."""
+    return state_folder() / "checkpoints"
 
 
 def write(run_id: str, state: dict[str, Tensor]) -> Path:

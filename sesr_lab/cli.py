@@ -403,6 +403,7 @@ def _lab(
     title: str, tracking_uri: str | None, storage: str | None, device: str, engine: str, model_name: str
 ) -> Iterator[tuple[Lab, str]]:
     """Everything that a command which trains needs, and the study database's URL."""
+    from sesr_lab.checkpoint import state_folder
     from sesr_lab.claims import Claims
     from sesr_lab.console import watching
     from sesr_lab.lifecycle import Lab
@@ -413,7 +414,7 @@ def _lab(
     where = place(device, engine)
     url = _storage_url(storage)
     with watching(title) as view, stop_on_signal(view.note) as stop:
-        tracker = open_store(tracking_uri)
+        tracker = open_store(tracking_uri, spool=state_folder() / "spool")
         yield Lab(tracker, Claims(url), where, view, stop, _prefix(model_name)), url
 
 

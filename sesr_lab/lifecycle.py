@@ -6,10 +6,12 @@ model version, alias, end of the run. Everything can be written again.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 from torch import OutOfMemoryError
 
@@ -17,7 +19,7 @@ from sesr_lab import checkpoint, trial
 from sesr_lab.claims import Claim, Claims
 from sesr_lab.config import TrialConfig
 from sesr_lab.data import Data
-from sesr_lab.errors import SesrError
+from sesr_lab.errors import SesrError, StoreError
 from sesr_lab.named import Named
 from sesr_lab.registry import ModelFacts, Version, publish
 from sesr_lab.runlog import RunLog
@@ -25,6 +27,12 @@ from sesr_lab.strip import draw_strip
 from sesr_lab.tracking import Tracker
 from sesr_lab.trainer import Checkpoint, Evaluation, Restart
 from sesr_lab.version import parent_tags
+
+T = TypeVar("T")
+
+STORE_PATIENCE_S = 120.0
+"""How long a store that does not answer is waited for where nothing can go on without it."""
+RETRY_S = 5.0
 
 Result = Literal["finished", "diverged", "out of memory", "failed", "over budget"]
 
@@ -142,6 +150,28 @@ def carry_out(
         lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
     lab.view.end(outcome)
     return outcome
+
+
+def patiently(lab: Lab, ask: Callable[[], T]) -> T:
+    """What `ask` returns, waiting for a store or registry that does not answer, and saying so.
+
+    Raises:
+        StoreError: it did not answer in time.
+        Interrupted: the user asked to stop.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except StoreError as error:
+            if time.monotonic() - started > STORE_PATIENCE_S:
+                raise
+            lab.view.note(f"waiting for the model registry: {error}")
+            again = time.monotonic() + RETRY_S
+            while time.monotonic() < again:
+                if lab.stop():
+                    raise Interrupted("stopped while waiting for the registry") from error
+                time.sleep(min(0.2, RETRY_S))
 
 
 def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> Outcome:
@@ -294,7 +324,8 @@ class _Recorder:
             steps=end.best.step,
             config_fingerprint=config.fingerprint,
         )
-        return publish(
+        publishing = partial(
+            publish,
             self.lab.tracker,
             self.run,
             name=config.architecture.registered_name(self.lab.prefix),
@@ -303,6 +334,7 @@ class _Recorder:
             parent=None if self.parent is None else self.parent.version,
             may_publish=self.may_publish,
         )
+        return patiently(self.lab, publishing)
 
     def _outcome(self, end: trial.Finished, version: Version | None) -> Outcome:
         bare = untrained(

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from sesr_lab import trial
 from sesr_lab.catalog import champion, versions
 from sesr_lab.claims import Claim, Holder
 from sesr_lab.config import Architecture, TrialConfig
 from sesr_lab.data import Data
-from sesr_lab.errors import ModelError, ParentError, StoreError
-from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, resumable_run
+from sesr_lab.errors import ModelError, ParentError
+from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, patiently, resumable_run
 from sesr_lab.named import Named, find, of_version
 
-REGISTRY_PATIENCE_S = 60.0
-"""How long a registry that does not answer is waited for."""
-RETRY_S = 5.0
 NOTE_EVERY_S = 30.0
-
-T = TypeVar("T")
 
 
 class Parents:
@@ -53,9 +46,9 @@ class Parents:
     def _find(self, config: TrialConfig, data: Data) -> Named | None:
         """The champion on the same pictures, of the same block type or else of the other."""
         for name in _names(config, self.lab.prefix):
-            version = self._patiently(partial(champion, self.lab.tracker, name, data.fingerprint))
+            version = patiently(self.lab, partial(champion, self.lab.tracker, name, data.fingerprint))
             if version is not None:
-                return self._patiently(partial(of_version, self.lab.tracker, version))
+                return patiently(self.lab, partial(of_version, self.lab.tracker, version))
         return None
 
     def _named(self, config: TrialConfig, data: Data) -> Named:
@@ -65,7 +58,7 @@ class Parents:
             ParentError: it has another m, f or feature_size, or is not a x2 network.
         """
         try:
-            loaded = self._patiently(partial(find, self.lab.tracker, config.parent))
+            loaded = patiently(self.lab, partial(find, self.lab.tracker, config.parent))
         except ModelError as error:
             raise ParentError(f"--parent {config.parent}: {error}") from None
         if reason := _misfit(config, loaded.architecture):
@@ -129,22 +122,6 @@ class Parents:
         self.failed[key] = reason
         raise ParentError(reason)
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, waiting for a registry that does not answer.
-
-        Raises:
-            StoreError: it did not answer in time.
-        """
-        started = time.monotonic()
-        while True:
-            try:
-                return ask()
-            except StoreError as error:
-                if time.monotonic() - started > REGISTRY_PATIENCE_S:
-                    raise
-                self.lab.view.note(f"waiting for the model registry: {error}")
-                _pause(self.lab, RETRY_S)
-
 
 def parent_config(config: TrialConfig) -> TrialConfig:
     """The x2 trial that makes the parent of a x4 one: the same network, recipe, budget, data and seed."""
@@ -164,14 +141,6 @@ class _Waiting:
         if time.monotonic() - self.said > NOTE_EVERY_S:
             self.said = time.monotonic()
             self.lab.view.note(f"waiting for the x2 parent {self.name}: {holder.owner} is training it")
-
-
-def _pause(lab: Lab, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if lab.stop():
-            raise Interrupted("stopped while waiting for the registry")
-        time.sleep(0.2)
 
 
 def _names(config: TrialConfig, prefix: str) -> list[str]:

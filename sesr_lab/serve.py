@@ -16,14 +16,16 @@ def serve(tracking_uri: str | None, port: int) -> None:
     Raises:
         StoreError: the store cannot be opened, or the server does not start (the port is taken, say).
     """
-    uri = open_store(tracking_uri).uri
-    if is_http(uri):
-        print(f"the store is a server: open {shown(uri)}")
+    tracker = open_store(tracking_uri)
+    address = shown(tracker.uri) if is_http(tracker.uri) else f"http://127.0.0.1:{port}"
+    for name, experiment_id in tracker.experiments().items():
+        print(f"{name}: {address}{tracker.page(experiment_id)}")
+    if is_http(tracker.uri):
         return
-    print(f"MLflow on {shown(uri)}: open http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    print(f"MLflow on {shown(tracker.uri)}: {address} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracker.uri, "--port", str(port)]
     try:
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run([*command, "--workers", "1"], check=False).returncode
     except KeyboardInterrupt:
         return
     if status != 0:

@@ -89,6 +89,12 @@ class Tracker:
             )
         return str(found.experiment_id)
 
+    def experiments(self) -> dict[str, str]:
+        """The experiments' ids by name, the newest first; MLflow's own empty `Default` is left out."""
+        with self.reporting("list the experiments"):
+            found = self.client.search_experiments(max_results=_PAGE)
+        return {each.name: str(each.experiment_id) for each in found if each.name != "Default"}
+
     def page(self, experiment_id: str) -> str:
         """Where in the UI the experiment's runs are, to be put behind the server's address."""
         return f"/#/experiments/{experiment_id}/runs?{_VIEW}&{_FOR_TRAINING}"

@@ -124,6 +124,8 @@ def run(
     if parent is not None and resume is None:
         batches = _batches(pool, config, where.device)
         start_from(network, {name: tensor.to(where.device) for name, tensor in parent.items()}, batches)
+    if resume is None:
+        yield Strip(0, *validator.strip(network))
     events = fit(
         network,
         pool,
@@ -190,7 +192,7 @@ def _watched(
     """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
     best = None if resume is None else _best_in(resume)
     last: Evaluation | None = None
-    due = 0.0
+    due = 1 / STRIPS
     scorer = _network(config, device)
     for event in events:
         if isinstance(event, Fitted):
