@@ -72,7 +72,7 @@ typedef struct {
     Layer *layers;                        /* head, body, tail */
     float *grad, *slope;                  /* slope: (m, WIDE) */
     Room *rooms;
-    atomic_int waiting, phase;
+    atomic_int waiting, phase, signal; /* signal: 0 until all threads stand ready */
 } Team;
 
 /* ---- numbers ---- */
@@ -632,6 +632,8 @@ static void run_patches(Team *team, long thread, const int64_t *plan)
     }
 }
 
+enum { GO = 1, GIVE_UP = 2 };
+
 typedef struct {
     Team *team;
     long thread;
@@ -642,6 +644,8 @@ static void *work(void *argument)
     Team *team = ((Member *)argument)->team;
     long thread = ((Member *)argument)->thread;
     const Job *job = team->job;
+    while (!atomic_load(&team->signal)) sched_yield();
+    if (atomic_load(&team->signal) == GIVE_UP) return NULL;
     for (long step = 0; step < team->steps; step++) {
         collapse(team, thread);
         meet(team);
@@ -740,6 +744,21 @@ static void set_team(Team *team, Arena *arena)
     for (long t = 0; t < job->threads; t++) set_room(team, arena->start ? &team->rooms[t] : &counted, arena);
 }
 
+/* Cuts `count` patches and drops them: what the data costs, for the benchmark. Returns as sesr_run does. */
+int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
+{
+    Team team = {.job = job, .layer_count = job->blocks + 2};
+    Arena arena = {0};
+    set_team(&team, &arena);
+    arena.start = aligned_alloc(64, arena.used);
+    if (!arena.start) return 1;
+    arena.used = 0;
+    set_team(&team, &arena);
+    for (int64_t n = 0; n < count; n++) cut(job, plan + 4 * n, &team.rooms[0]);
+    free(arena.start);
+    return 0;
+}
+
 /* Runs `steps` steps after `first` earlier ones. plan is (steps, batch, 4), rates and losses are (steps,).
  * Returns 0, or 1 where memory or threads ran out before anything was changed. */
 int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, const double *rates, float *losses)
@@ -755,12 +774,13 @@ int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, 
     set_team(&team, &arena);
     Member members[job->threads];
     pthread_t threads[job->threads];
-    int failed = 0;
+    long started = 1;
     for (long t = 0; t < job->threads; t++) members[t] = (Member){&team, t};
-    for (long t = 1; t < job->threads && !failed; t++) failed = pthread_create(&threads[t], NULL, work, &members[t]);
-    if (failed) abort(); /* the threads that did start wait for the rest for ever */
-    work(&members[0]);
-    for (long t = 1; t < job->threads; t++) pthread_join(threads[t], NULL);
+    while (started < job->threads && !pthread_create(&threads[started], NULL, work, &members[started])) started++;
+    int failed = started < job->threads;
+    atomic_store(&team.signal, failed ? GIVE_UP : GO);
+    if (!failed) work(&members[0]);
+    for (long t = 1; t < started; t++) pthread_join(threads[t], NULL);
     free(arena.start);
-    return 0;
+    return failed;
 }

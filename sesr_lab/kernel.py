@@ -98,6 +98,12 @@ class KernelEngine:
         self._publish()
         return losses
 
+    def cut_only(self, plan: Tensor) -> None:
+        """Cuts the patches of `plan` and drops them, each thread its share in turn: what the data costs."""
+        cut = ctypes.CDLL(str(_build(self.network.f, self.network.scale))).sesr_cut
+        share = plan.flatten(0, 1)[:: self.job.threads].contiguous()
+        cut(ctypes.byref(self.job), ctypes.c_int64(len(share)), ctypes.c_void_p(share.data_ptr()))
+
     def averaged(self) -> dict[str, Tensor]:
         """As `Engine.averaged`."""
         source = self.average if self.recipe.ema_decay else self.weights

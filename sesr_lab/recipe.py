@@ -115,6 +115,7 @@ def fast(scale: int) -> Recipe:
         crops_per_image=crops,
         schedule="one-cycle",
         warmup=0.1,
+        adam_beta2=0.95,
         even_pace=True,
         clip_norm=0.1,
         ema_decay=0.99,
