@@ -109,7 +109,9 @@ def sweep(
     with _lab(spec.name, tracking_uri, storage, device, engine, model_name) as (lab, storage_url):
         result = run_sweep(spec, lab, storage_url)
     if as_json:
-        _print_json({**asdict(result), "best": asdict(result.best) if result.best else None})
+        document = asdict(result)
+        document["trials"] = document.pop("outcomes")
+        _print_json(document | {"best": asdict(result.best) if result.best else None})
         return
     from sesr_lab.tables import show_outcomes
 

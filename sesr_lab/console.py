@@ -46,9 +46,13 @@ class LiveView:
     def note(self, text: str) -> None:
         self.live.console.print(Text(text, style="yellow" if text.startswith("warning") else "dim"))
 
+    def preparing(self, done: int, total: int, text: str) -> None:
+        if not self.bar.task_ids:
+            self.bar.add_task("", psnr="", left="")
+        self.bar.update(self.bar.task_ids[-1], description=text, completed=done, total=total)
+
     def begin(self, label: str) -> None:
-        for task in self.bar.task_ids:
-            self.bar.remove_task(task)
+        self._clear()
         self.bar.add_task(label, total=1.0, psnr="preparing", left="")
         self.best_psnr = None
 
@@ -59,10 +63,15 @@ class LiveView:
             self.best_psnr = max(event.score.psnr, self.best_psnr or 0.0)
         if isinstance(event, Step):
             psnr = f"{self.best_psnr:.2f} dB" if self.best_psnr else f"loss {event.loss:.4f}"
-            self.bar.update(self.bar.task_ids[-1], completed=event.fraction, psnr=psnr, left=time_left(event))
+            self.bar.update(
+                self.bar.task_ids[-1], total=1.0, completed=event.fraction, psnr=psnr, left=time_left(event)
+            )
 
     def end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        self._clear()
+
+    def _clear(self) -> None:
         for task in self.bar.task_ids:
             self.bar.remove_task(task)
 
@@ -83,10 +92,15 @@ class PlainView:
         self.console = console
         self.label = ""
         self.psnr: float | None = None
-        self.said = 0.0
+        self.said = time.monotonic()
 
     def note(self, text: str) -> None:
         self._line(text)
+
+    def preparing(self, done: int, total: int, text: str) -> None:
+        if time.monotonic() - self.said > PLAIN_EVERY_S:
+            self.said = time.monotonic()
+            self._line(f"{text}: {done / max(total, 1):.0%}")
 
     def begin(self, label: str) -> None:
         self.label, self.psnr, self.said = label, None, time.monotonic()

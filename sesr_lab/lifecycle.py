@@ -44,6 +44,10 @@ class View(Protocol):
         """Says one line."""
         ...
 
+    def preparing(self, done: int, total: int, text: str) -> None:
+        """Data is being fetched or prepared: `done` of `total`."""
+        ...
+
     def begin(self, label: str) -> None:
         """A trial of that name starts."""
         ...
@@ -134,7 +138,7 @@ def carry_out(
         SesrError: the data or a store is unfit; the run has ended as failed with that reason.
     """
     lab.view.begin(task.label)
-    data = trial.load_data(task.config.data, task.config.scale)
+    data = load_data(lab, task.config)
     run, claim = _open_run(lab, task, data, parent, run_id)
     on_run(run.run_id)
     with claim:
@@ -172,6 +176,11 @@ def patiently(lab: Lab, ask: Callable[[], T]) -> T:
                 if lab.stop():
                     raise Interrupted("stopped while waiting for the registry") from error
                 time.sleep(min(0.2, RETRY_S))
+
+
+def load_data(lab: Lab, config: TrialConfig) -> Data:
+    """The trial's data; the view shows how loading it gets on."""
+    return trial.load_data(config.data, config.scale, lab.view.preparing)
 
 
 def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> Outcome:

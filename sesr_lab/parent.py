@@ -6,13 +6,12 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from sesr_lab import trial
 from sesr_lab.catalog import champion, versions
 from sesr_lab.claims import Claim, Holder
 from sesr_lab.config import Architecture, TrialConfig
 from sesr_lab.data import Data
 from sesr_lab.errors import ModelError, ParentError
-from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, patiently, resumable_run
+from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, load_data, patiently, resumable_run
 from sesr_lab.named import Named, find, of_version
 
 NOTE_EVERY_S = 30.0
@@ -35,7 +34,7 @@ class Parents:
         config = task.config
         if config.scale == 2 or config.parent == "none":
             return None
-        data = trial.load_data(config.data, config.scale)
+        data = load_data(self.lab, config)
         if config.parent not in ("auto", "require"):
             return self._named(config, data)
         found = self._find(config, data)

@@ -91,9 +91,7 @@ def _open(content: bytes, label: str) -> Image.Image:
         return Image.open(BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
         found = "not a picture" if content else "an empty file"
-        raise DataError(
-            f"{label}: {found}; allowed are {_ALLOWED_FORMATS}; replace it or remove it"
-        ) from error
+        raise DataError(f"{label}: {found}; allowed are {_ALLOWED_FORMATS}; replace it or remove it") from error
     except Image.DecompressionBombError as error:
         raise _too_large(f"over {2 * MAX_PIXELS // 1_000_000} megapixels", label) from error
     except Exception as error:  # Pillow's parsers raise anything on damaged bytes
@@ -104,9 +102,7 @@ def _check_readable(image: Image.Image, label: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width}x{image.height} pixels", label)
     if image.mode in _DEEP_MODES:
-        raise DataError(
-            f"{label}: 32 bits a sample; allowed are 8 bits, or 16 bits grey; save it as an 8-bit PNG"
-        )
+        raise DataError(f"{label}: 32 bits a sample; allowed are 8 bits, or 16 bits grey; save it as an 8-bit PNG")
 
 
 def _decode(image: Image.Image, label: str) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from sesr_lab.connection import Progress
 from sesr_lab.cost import costs
 from sesr_lab.errors import ConfigError
 from sesr_lab.evaluate import Benchmark, ModelScore, Scored, benchmark, network_upscaler, score_set
@@ -16,7 +17,6 @@ from sesr_lab.named import Named, find
 from sesr_lab.tracking import Tracker
 
 BICUBIC: Final = "bicubic"
-Progress = Callable[[int, int, str], None]
 
 
 def score_models(

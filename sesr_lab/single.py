@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sesr_lab import trial
 from sesr_lab.config import TrialConfig
-from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, resumable_run
+from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, load_data, resumable_run
 from sesr_lab.parent import Parents
 
 EXPERIMENT = "train"
@@ -21,7 +20,7 @@ def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
         SesrError: the data, the parent or a store is unfit.
         Interrupted: the user asked to stop; the same command goes on from there.
     """
-    data = trial.load_data(config.data, config.scale)
+    data = load_data(lab, config)
     task = Task(
         config=config,
         experiment_id=lab.tracker.experiment(EXPERIMENT),

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sesr_lab import trial as trials
 from sesr_lab.config import TrialConfig
 from sesr_lab.errors import ConfigError, ParentError, StoreError
-from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, untrained
+from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, load_data, untrained
 from sesr_lab.parent import Parents
 from sesr_lab.study import Choice, Range, StudySpec
 
@@ -184,7 +184,7 @@ class _Driver:
 
     def _check_data(self) -> None:
         """A study's numbers can be compared only while its pictures stay the same."""
-        data = trials.load_data(str(self.spec.train.get("data", "photos")), int(self.spec.train.get("scale", 2)))
+        data = load_data(self.lab, self.spec.trial({}))
         known = self.study.user_attrs.get(_DATA)
         if known is not None and known != data.fingerprint:
             raise ConfigError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sesr_lab import data as sources
 from sesr_lab.config import TrialConfig, one_of
+from sesr_lab.connection import Progress as Preparing
 from sesr_lab.cost import Costs, costs
 from sesr_lab.engine import ENGINES, EngineName
 from sesr_lab.errors import ConfigError
@@ -153,10 +154,20 @@ def trial_costs(config: TrialConfig) -> Costs:
     )
 
 
-@lru_cache(maxsize=4)
-def load_data(source: str, scale: int) -> sources.Data:
-    """The data, loaded once for all the trials of a process."""
-    return sources.load(source, scale=scale)
+_LOADED: dict[tuple[str, int], sources.Data] = {}
+
+
+def load_data(source: str, scale: int, progress: Preparing | None = None) -> sources.Data:
+    """The data, loaded once for all the trials of a process; `progress` is told of what is fetched and prepared."""
+    if (source, scale) not in _LOADED:
+        _LOADED[source, scale] = sources.load(source, scale=scale, progress=progress)
+    return _LOADED[source, scale]
+
+
+def forget_data() -> None:
+    """Loads the data anew when it is next asked for."""
+    _LOADED.clear()
+    _material.cache_clear()
 
 
 @lru_cache(maxsize=2)

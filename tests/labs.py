@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
-from PIL import Image
 from mlflow_store import new_store
+from PIL import Image
 
 from sesr_lab import trial
 from sesr_lab.claims import Claims
@@ -34,6 +34,9 @@ class Notebook:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def preparing(self, done: int, total: int, text: str) -> None:
+        """Not remembered."""
 
     def begin(self, label: str) -> None:
         self.begun.append(label)
@@ -61,7 +64,9 @@ def lab(tmp_path: Path, *, stop: Callable[[], bool] = lambda: False) -> tuple[La
     """A lab on real SQLite stores in `tmp_path`, on the CPU."""
     notebook = Notebook()
     there = (tmp_path / "mlflow.db").exists()
-    tracker = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", spool=tmp_path / "spool") if there else new_store(tmp_path)
+    tracker = (
+        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", spool=tmp_path / "spool") if there else new_store(tmp_path)
+    )
     return Lab(tracker, Claims(storage(tmp_path)), trial.place("cpu", "simple"), notebook, stop), notebook
 
 
@@ -98,5 +103,3 @@ def until(what: Callable[[], bool], *, timeout_s: float = 60.0, every_s: float =
         if time.monotonic() > end:
             raise TimeoutError("it did not happen in time")
         time.sleep(every_s)
-
-

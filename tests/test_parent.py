@@ -265,4 +265,3 @@ def _holder(tmp_path: Path) -> object:
 
 def _training(tmp_path: Path) -> bool:
     return bool(_query(tmp_path / "mlflow.db", "select 1 from metrics where key = 'psnr' limit 1"))
-

@@ -153,7 +153,7 @@ def test_changed_pictures_are_refused(tmp_path: Path, data: str) -> None:
     sweep(spec, lab(tmp_path)[0], storage(tmp_path))
     from sesr_lab import trial
 
-    trial.load_data.cache_clear()
+    trial.forget_data()
     (tmp_path / "pictures" / "a0.png").unlink()
     with pytest.raises(ConfigError, match=r"pictures \(folder:.*\) have changed since it began"):
         sweep(spec, lab(tmp_path)[0], storage(tmp_path))
@@ -206,7 +206,7 @@ def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path,
     again = spawn(tmp_path, "sweep", "tiny.toml", "--engine", "simple", "--json")
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    trials = json.loads(output)["outcomes"]
+    trials = json.loads(output)["trials"]
     assert len(trials) == len({trial["network"] for trial in trials}) == 3, "none lost, none repeated"
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
