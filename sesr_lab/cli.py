@@ -299,7 +299,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show where the stored studies stand."""
-    from sesr_lab.sweep import standing
+    from sesr_lab.ledger import standing
 
     found = standing(_storage_url(storage), study)
     if as_json:

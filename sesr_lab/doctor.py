@@ -99,6 +99,6 @@ def _store(tracking_uri: str | None) -> str:
 
 
 def _database(storage: str) -> str:
-    from sesr_lab.sweep import standing
+    from sesr_lab.ledger import standing
 
     return f"{storage}, {len(standing(storage))} studies"

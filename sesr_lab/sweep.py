@@ -6,24 +6,29 @@ outcome, tell; a kill between any two of them is made good by the next start, wh
 
 from __future__ import annotations
 
-import json
-import logging
 import random
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from sesr_lab import trial as trials
 from sesr_lab.config import TrialConfig
 from sesr_lab.errors import ConfigError, ParentError, StoreError
+from sesr_lab.ledger import (
+    DUPLICATE,
+    FINISHED,
+    OUTCOME,
+    best_of,
+    counts_of,
+    open_study,
+    outcomes_of,
+    pareto,
+    storage_errors,
+    stored,
+)
 from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, load_data, untrained
 from sesr_lab.parent import Parents
 from sesr_lab.study import Choice, Range, StudySpec
@@ -33,8 +38,8 @@ DUPLICATES_IN_A_ROW = 3
 GIVE_UP_ASKING = 100
 """So many known networks in a row from a space that cannot be listed, and it counts as exhausted."""
 
-_IDENTITY, _DATA, _RUN, _FINISHED = "sesr:study", "sesr:data_fingerprint", "sesr:run_id", "sesr:finished"
-_FINGERPRINT, _EXTRAS, _OUTCOME, _DUPLICATE = "fingerprint", "settings", "outcome", "dedup_of"
+_DATA, _RUN = "sesr:data_fingerprint", "sesr:run_id"
+_FINGERPRINT, _EXTRAS = "fingerprint", "settings"
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Sweep:
     @property
     def best(self) -> Outcome | None:
         """The trained network with the highest PSNR."""
-        return _best(self.outcomes)
+        return best_of(self.outcomes)
 
 
 def sweep(spec: StudySpec, lab: Lab, storage: str) -> Sweep:
@@ -71,71 +76,8 @@ def sweep(spec: StudySpec, lab: Lab, storage: str) -> Sweep:
         holder = lab.claims.look(f"study:{spec.name}")
         owner = holder.owner if holder else "another process"
         raise StoreError(f"study {spec.name}: {owner} is driving it now; wait for it, or stop it first")
-    with claim, _storage_errors(storage):
+    with claim, storage_errors(storage):
         return _Driver(spec, lab, storage).drive()
-
-
-def stored(name: str, storage: str) -> list[Outcome]:
-    """The trained networks of a stored study.
-
-    Raises:
-        ConfigError: there is no such study, or it has not finished.
-    """
-    with _storage_errors(storage):
-        try:
-            study = optuna.load_study(study_name=name, storage=_open(storage))
-        except KeyError:
-            raise ConfigError(f"study {name!r} is not in {storage}; run it first: sesr-lab sweep {name}") from None
-        if not study.user_attrs.get(_FINISHED):
-            raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
-        return [outcome for outcome in _outcomes(study) if outcome.result == "finished"]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a stored study stands."""
-
-    study: str
-    finished: bool
-    counts: Mapping[str, int]
-    best: Outcome | None
-    pareto: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
-
-
-def standing(storage: str, name: str | None = None) -> list[Standing]:
-    """Where the stored studies stand, or the one called `name`.
-
-    Raises:
-        ConfigError: there is no study of that name.
-    """
-    known: list[str] = []
-    with _storage_errors(storage):
-        if not _is_missing_file(storage):
-            backend = _open(storage)
-            known = optuna.get_all_study_names(backend)
-        if name is not None and name not in known:
-            raise ConfigError(f"study {name!r} is not in {storage}; stored there: {', '.join(known) or 'none'}")
-        wanted = [name] if name is not None else known
-        return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
-
-
-def _is_missing_file(storage: str) -> bool:
-    """Whether the storage is a SQLite file that nobody has made yet: looking must not make it."""
-    url = make_url(storage)
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
-
-
-def _standing(study: optuna.Study) -> Standing:
-    outcomes = tuple(_outcomes(study))
-    return Standing(
-        study=study.study_name,
-        finished=bool(study.user_attrs.get(_FINISHED)),
-        counts=_counts(study),
-        best=_best(outcomes),
-        pareto=tuple(outcome.label for outcome in pareto(outcomes)),
-        outcomes=outcomes,
-    )
 
 
 class _Driver:
@@ -145,7 +87,7 @@ class _Driver:
         self.spec, self.lab, self.storage = spec, lab, storage
         self.parents = Parents(lab)
         candidates = _candidates(spec, storage)
-        self.study = _open_study(spec, storage)
+        self.study = open_study(spec, storage)
         for settings in [*candidates, *spec.enqueue]:
             self._enqueue(settings)
         self.experiment_id = lab.tracker.experiment(spec.name)
@@ -155,6 +97,7 @@ class _Driver:
         self._check_data()
         run = self._study_run()
         self.run_id = run.run_id
+        self.study.set_user_attr(FINISHED, False)
         try:
             self._resume()
             while len(self._counted()) < self.spec.trials and (asked := self._next()) is not None:
@@ -162,7 +105,7 @@ class _Driver:
         except BaseException as error:
             run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", type(error).__name__.lower())
             raise
-        self.study.set_user_attr(_FINISHED, True)
+        self.study.set_user_attr(FINISHED, True)
         result = self.result()
         if result.best is not None and result.best.psnr is not None:
             run.log_metrics({"best_psnr": result.best.psnr, "trials": len(result.outcomes)}, step=0)
@@ -171,14 +114,14 @@ class _Driver:
         return result
 
     def result(self) -> Sweep:
-        outcomes = tuple(_outcomes(self.study))
+        outcomes = tuple(outcomes_of(self.study))
         return Sweep(
             study=self.spec.name,
             experiment_id=self.experiment_id,
             run_id=self.run_id,
             objective=self.spec.objective,
             outcomes=outcomes,
-            counts=_counts(self.study),
+            counts=counts_of(self.study),
             pareto=tuple(outcome.label for outcome in pareto(outcomes)),
         )
 
@@ -260,12 +203,12 @@ class _Driver:
         if self.spec.max_macs is not None:
             asked.set_constraint("macs", self._excess(config))
         if twin is not None:
-            asked.set_user_attr(_DUPLICATE, twin.number)
+            asked.set_user_attr(DUPLICATE, twin.number)
             self.study.tell(asked, twin.values, state=twin.state)
             return True
         if self._excess(config) > 0:
             outcome = self._too_costly(asked, config)
-            asked.set_user_attr(_OUTCOME, asdict(outcome))
+            asked.set_user_attr(OUTCOME, asdict(outcome))
             self.study.tell(asked, state=TrialState.PRUNED)
             return True
         return False
@@ -293,11 +236,11 @@ class _Driver:
         attrs = asked.user_attrs
         if _FINGERPRINT not in attrs and self._settled(asked):
             return
-        if _OUTCOME not in attrs:
+        if OUTCOME not in attrs:
             outcome = self._train(asked, config, attrs)
-            asked.set_user_attr(_OUTCOME, asdict(outcome))
+            asked.set_user_attr(OUTCOME, asdict(outcome))
         else:
-            outcome = Outcome(**attrs[_OUTCOME])
+            outcome = Outcome(**attrs[OUTCOME])
         self._tell(asked, outcome)
 
     def _train(self, asked: optuna.Trial, config: TrialConfig, attrs: Mapping[str, Any]) -> Outcome:
@@ -338,7 +281,7 @@ class _Driver:
 
     def _counted(self) -> list[Outcome]:
         """The trials that count against the study's number: those that were trained or tried to."""
-        return [outcome for outcome in _outcomes(self.study) if outcome.result != "over budget"]
+        return [outcome for outcome in outcomes_of(self.study) if outcome.result != "over budget"]
 
     def _enqueue(self, settings: Mapping[str, Choice]) -> None:
         inside = {key: value for key, value in settings.items() if key in self.spec.space}
@@ -346,34 +289,6 @@ class _Driver:
         known = [t.user_attrs.get("enqueued") for t in self.study.get_trials(deepcopy=False)]
         if dict(settings) not in known:
             self.study.enqueue_trial(inside, user_attrs={_EXTRAS: extras, "enqueued": dict(settings)})
-
-
-def pareto(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
-    """The trained networks that no other beats in both PSNR and MACs, cheapest first."""
-    trained = [outcome for outcome in outcomes if outcome.result == "finished" and outcome.psnr is not None]
-    front: list[Outcome] = []
-    for outcome in sorted(trained, key=lambda o: (o.macs_720p, -(o.psnr or 0.0))):
-        if not front or (outcome.psnr or 0.0) > (front[-1].psnr or 0.0):
-            front.append(outcome)
-    return front
-
-
-def _outcomes(study: optuna.Study) -> Iterator[Outcome]:
-    for trial in study.get_trials(deepcopy=False):
-        if _OUTCOME in trial.user_attrs and trial.state.is_finished():
-            yield Outcome(**trial.user_attrs[_OUTCOME])
-
-
-def _counts(study: optuna.Study) -> dict[str, int]:
-    """Trials by state, those of networks that were known already apart."""
-    every = study.get_trials(deepcopy=False)
-    states = [trial.state.name.lower() for trial in every if _DUPLICATE not in trial.user_attrs]
-    return {state: states.count(state) for state in sorted(set(states))} | {"known before": len(every) - len(states)}
-
-
-def _best(outcomes: Iterable[Outcome]) -> Outcome | None:
-    trained = (outcome for outcome in outcomes if outcome.result == "finished")
-    return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)
 
 
 def _candidates(spec: StudySpec, storage: str) -> list[dict[str, Choice]]:
@@ -388,61 +303,3 @@ def _suggest(asked: optuna.Trial, key: str, axis: tuple[Choice, ...] | Range) ->
     if isinstance(axis, Range):
         return asked.suggest_float(key, axis.low, axis.high, log=axis.log)
     return cast(Choice, asked.suggest_categorical(key, axis))
-
-
-def _open_study(spec: StudySpec, storage: str) -> optuna.Study:
-    """The stored study, or a new one.
-
-    Raises:
-        ConfigError: a study of that name is stored whose space, settings or objective are others.
-    """
-    maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
-    directions = [maximize, minimize] if spec.objective == "pareto" else [maximize]
-    backend = _open(storage)
-    names = optuna.get_all_study_names(backend)
-    if spec.name in names:
-        _check_identity(spec, optuna.load_study(study_name=spec.name, storage=backend).user_attrs)
-    study = optuna.create_study(storage=backend, study_name=spec.name, directions=directions, load_if_exists=True)
-    study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
-    study.set_user_attr(_IDENTITY, spec.identity)
-    study.set_user_attr("sesr:sampler", f"{type(study.sampler).__name__}(seed={spec.seed})")
-    return study
-
-
-def _check_identity(spec: StudySpec, attrs: Mapping[str, Any]) -> None:
-    stored_identity = attrs.get(_IDENTITY)
-    now = json.loads(json.dumps(spec.identity))
-    if stored_identity is None or stored_identity == now:
-        return
-    keys = sorted(key for key in now.keys() | stored_identity.keys() if now.get(key) != stored_identity.get(key))
-    key = keys[0]
-    raise ConfigError(
-        f"study {spec.name}: {key} is {json.dumps(now.get(key))} but the stored study has "
-        f"{json.dumps(stored_identity.get(key))}; restore it, or give the study another name"
-    )
-
-
-def _sampler(spec: StudySpec, asked: int) -> optuna.samplers.BaseSampler:
-    """The study's sampler; a resumed one draws on instead of drawing the same again."""
-    seed = spec.seed + asked
-    if spec.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, multivariate=spec.objective == "psnr", n_startup_trials=8)
-
-
-def _open(storage: str) -> optuna.storages.RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
-
-
-@contextmanager
-def _storage_errors(storage: str) -> Iterator[None]:
-    """Turns what the database says into one line."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise StoreError(f"study database {storage}: {reason}; check that it can be reached and written") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from sesr_lab.cost import Costs
 from sesr_lab.evaluate import ModelScore
 from sesr_lab.lifecycle import Outcome
 from sesr_lab.version import Version
+
+_NUMBERS = re.compile(r"[-+0-9.,/ ]*[KMGT]?")
 
 
 def outcome_table(outcomes: Iterable[Outcome], *, title: str, bicubic: float | None = None) -> Table:
@@ -54,8 +57,11 @@ def show_next(console: Console, lines: Sequence[str]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output, the first column to the left and the others to the right."""
+    """A table on standard output, its first column and texts to the left, numbers to the right."""
+    rows = list(rows)
     table = _table(title, columns)
+    for column, cells in list(zip(table.columns, zip(*rows, strict=True), strict=False))[1:]:
+        column.justify = "right" if all(map(_NUMBERS.fullmatch, cells)) else "left"
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console(highlight=False).print(table)

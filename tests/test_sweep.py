@@ -14,8 +14,9 @@ from labs import lab, photographs, spawn, storage, study, until
 
 from sesr_lab.claims import Claims
 from sesr_lab.errors import ConfigError, StoreError
+from sesr_lab.ledger import pareto, standing, stored
 from sesr_lab.lifecycle import Interrupted
-from sesr_lab.sweep import pareto, standing, stored, sweep
+from sesr_lab.sweep import sweep
 
 
 @pytest.fixture
