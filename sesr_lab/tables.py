@@ -60,8 +60,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """A table on standard output, its first column and texts to the left, numbers to the right."""
     rows = list(rows)
     table = _table(title, columns)
-    for column, cells in list(zip(table.columns, zip(*rows, strict=True), strict=False))[1:]:
-        column.justify = "right" if all(map(_NUMBERS.fullmatch, cells)) else "left"
+    for index, column in enumerate(table.columns[1:], start=1):
+        column.justify = "right" if all(_NUMBERS.fullmatch(row[index]) for row in rows) else "left"
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console(highlight=False).print(table)

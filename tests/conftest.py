@@ -18,4 +18,5 @@ def _out_of_reach(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SESR_LAB_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("SESR_LAB_CACHE", str(shared_cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_cache))  # where compiled kernels are kept
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
