@@ -82,7 +82,8 @@ def stored(name: str, storage: str) -> list[Outcome]:
         try:
             study = optuna.load_study(study_name=name, storage=open_storage(storage))
         except KeyError:
-            raise ConfigError(f"study {name!r} is not in {shown(storage)}; run it first: sesr-lab sweep {name}") from None
+            where = shown(storage)
+            raise ConfigError(f"study {name!r} is not in {where}; run it first: sesr-lab sweep {name}") from None
         if not study.user_attrs.get(FINISHED):
             raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
         return [outcome for outcome in outcomes_of(study) if outcome.result == "finished"]
@@ -150,9 +151,11 @@ def storage_errors(storage: str) -> Iterator[None]:
     """Turns what the database says into one line."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise StoreError(f"study database {shown(storage)}: {reason}; check that it can be reached and written") from error
+        advice = "install its driver" if isinstance(error, ImportError) else "check that it can be reached and written"
+        what = f"study database {shown(storage)}: {reason}"
+        raise StoreError(f"{what}; {advice}, or name another with --storage") from error
 
 
 def outcomes_of(study: optuna.Study) -> Iterator[Outcome]:
