@@ -19,12 +19,14 @@ import pytest
 from mlflow_store import migrated
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data as skimage_data
 from skimage.metrics import peak_signal_noise_ratio
 
 from sesr_lab import cost as cost_module
 from sesr_lab.cli import run
 from sesr_lab.image import downscale, luma, shave, upscale
+from sesr_lab.model import SESR
 
 COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "doctor", "data")
 SESR_LAB = (sys.executable, "-m", "sesr_lab")
@@ -240,7 +242,6 @@ def test_a_users_mistake_is_one_line_exits_1_and_makes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="sweep._storage_errors does not know missing drivers, and shows passwords")
 def test_a_storage_that_cannot_be_reached_is_one_line_without_its_password(typed: Typed) -> None:
     line = typed.error("status", "--storage", "postgresql://user:secret@127.0.0.1:9/db")
     assert line.startswith("study database ")
@@ -265,6 +266,21 @@ def test_what_does_not_exist_is_one_line_and_exits_1(
     typed: Typed, words: tuple[object, ...], says: str, pictures: Path
 ) -> None:
     assert typed.error(*words).startswith(says)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ({"m": 65, "scale": 2}, "x.safetensors: m: found 65: input should be less than or equal to 64"),
+        ({"m": 1, "scale": 3}, "x.safetensors: not the weights of a SESR network: scale 3; 2 or 4 is allowed"),
+    ],
+)
+def test_a_file_of_a_network_that_cannot_be_is_one_line(
+    typed: Typed, pictures: Path, network: dict[str, int], says: str
+) -> None:
+    save_file(SESR(**network, f=1, feature_size=1).state_dict(), "x.safetensors")
+    assert typed.error("evaluate", "x.safetensors", "--benchmark", pictures) == says
 
 
 # evaluate
