@@ -13,6 +13,7 @@ from sesr_lab.data import Data
 from sesr_lab.errors import ModelError, ParentError
 from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, load_data, patiently, resumable_run
 from sesr_lab.named import Named, find, of_version
+from sesr_lab.registry import ClaimLostError
 
 NOTE_EVERY_S = 30.0
 
@@ -112,7 +113,11 @@ class Parents:
                 task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""}
             )
             run_id = resumable_run(self.lab, parent, data)
-            outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=claim.current)
+            try:
+                outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=claim.current)
+            except ClaimLostError as error:  # this process slept past its lease; the other's parent is waited for
+                self.lab.view.note(str(error))
+                return
             if outcome.result != "finished":
                 claim.settle("failed", f"{outcome.result}: {outcome.reason}")
                 self._fail(key, f"its x2 parent {label} failed to train: {outcome.result}: {outcome.reason}")

@@ -72,7 +72,7 @@ def test_a_x4_network_starts_from_its_parents_expanded_weights(tmp_path: Path, d
 
 
 def test_a_parent_of_the_other_block_type_is_accepted_unless_ruled_out(tmp_path: Path, data: str) -> None:
-    here, notebook = lab(tmp_path)
+    here, _ = lab(tmp_path)
     expanded = trained_x2(here, data, block="expanded")
     assert train(config(data, scale=4, steps=11), here).parent == expanded
     own = train(config(data, scale=4, parent_block="same"), here).parent
@@ -207,6 +207,33 @@ def test_a_registry_that_comes_back_is_waited_for_and_one_that_does_not_is_an_er
     away = iter([True] * 9)
     with pytest.raises(StoreError, match="does not answer"):
         Parents(here).ensure(task_of(here, config(data, scale=4)))
+
+
+def test_a_trainer_that_slept_past_its_lease_publishes_nothing_and_takes_the_others_parent(
+    tmp_path: Path, data: str
+) -> None:
+    here, notebook = lab(tmp_path)
+    task = task_of(here, config(data, scale=4))
+    stolen = iter([True])
+
+    def sleep_past_the_lease(event: trial.Event) -> None:
+        if isinstance(event, trial.Finished) and next(stolen, False):
+            with sqlite3.connect(tmp_path / "optuna.db") as database:  # as another process's take-over would
+                database.execute(
+                    "update sesr_claims set attempt = attempt + 1, owner = 'elsewhere:1:1' where key like 'parent:%'"
+                )
+            other, _ = lab(tmp_path)
+            train(config(data), other)
+            with sqlite3.connect(tmp_path / "optuna.db") as database:
+                database.execute("update sesr_claims set state = 'done' where key like 'parent:%'")
+
+    notebook.event = sleep_past_the_lease  # type: ignore[method-assign]
+    parent = Parents(here).ensure(task)
+    assert parent is not None
+    assert parent.version is not None
+    (version,) = versions(here.tracker)
+    assert parent.version.uri == version.uri
+    assert any("taken over" in note for note in notebook.notes)
 
 
 def task_of(here: Lab, what: TrialConfig) -> Task:
