@@ -22,8 +22,8 @@ EngineName = Literal["auto", "simple", "compiled", "kernel", "graph"]
 ENGINES: tuple[EngineName, ...] = ("auto", "simple", "compiled", "kernel", "graph")
 COMPILING_PAYS_SECONDS = 300
 """A CPU run of at least this length earns back torch.compile's 20 to 60 seconds."""
-CPU_MACS_PER_SECOND = 5e10
-"""A plain core pair's pace in training, to guess a run's length from its steps."""
+CPU_MACS_PER_SECOND, CUDA_MACS_PER_SECOND = 5e10, 5e12
+"""The pace of training on a pair of cores and on a GPU, to guess a run's length from its steps."""
 STEPS_PER_REPLAY = 8
 EAGER_STEPS = 3
 """Steps before a CUDA graph is captured, so that all that is allocated on first use exists."""
@@ -134,12 +134,13 @@ class CompiledEngine(SimpleEngine):
     torch keeps what it compiled for the process's later trials of the same shape, and on disk for other processes.
     """
 
-    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
         super().__init__(network, pool, recipe)
         self.identity = network.body.identity()
+        self.loss = _compiled_loss() if compiles else bfloat16_loss
 
     def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
-        return _compiled_loss()(self.network.collapse(), self.identity, lr, target, self.recipe.clip_output)
+        return self.loss(self.network.collapse(), self.identity, lr, target, self.recipe.clip_output)
 
 
 @cache
@@ -150,8 +151,8 @@ def _compiled_loss() -> Callable[..., Tensor]:
 class GraphEngine(CompiledEngine):
     """Whole steps, crops included, in CUDA graphs: one launch runs several, and nothing waits for the CPU."""
 
-    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
-        super().__init__(network, pool, recipe)
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
+        super().__init__(network, pool, recipe, compiles=compiles)
         self._make_capturable()
         self.plan = torch.zeros(STEPS_PER_REPLAY, recipe.batch_size, 4, dtype=torch.int64, device=self.device)
         self.rates = torch.zeros(STEPS_PER_REPLAY, device=self.device)
@@ -246,12 +247,10 @@ def make_engine(
         raise ConfigError(f"--engine kernel: {reason}; use auto")
     if name == "graph" and not _on_cuda(network, pool):
         raise ConfigError("--engine graph: it needs a CUDA device that holds network and data; use auto")
-    classes = {
-        "simple": SimpleEngine,
-        "compiled": CompiledEngine,
-        "kernel": kernel.KernelEngine,
-        "graph": GraphEngine,
-    }
+    if name == "graph":
+        pays = _seconds(network, recipe, steps, max_seconds) >= COMPILING_PAYS_SECONDS
+        return GraphEngine(network, pool, recipe, compiles=pays)
+    classes = {"simple": SimpleEngine, "compiled": CompiledEngine, "kernel": kernel.KernelEngine}
     return cast(Engine, classes[name](network, pool, recipe))
 
 
@@ -274,10 +273,11 @@ def _on_cuda(network: SESR, pool: PatchPool) -> bool:
 
 
 def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> float:
-    """About how long a run takes in plain PyTorch on a small CPU; a guess that is the same every time."""
+    """About how long a run takes without compiling; a guess that is the same every time."""
     weights = network.f * (25 + 9 * network.m * network.f + 25 * network.scale**2)
     macs = 3 * weights * recipe.batch_size * recipe.patch**2
-    by_steps = steps * macs / CPU_MACS_PER_SECOND if steps else math.inf
+    pace = CUDA_MACS_PER_SECOND if network.slopes.is_cuda else CPU_MACS_PER_SECOND
+    by_steps = steps * macs / pace if steps else math.inf
     return min(by_steps, max_seconds or math.inf)
 
 

@@ -720,7 +720,10 @@ static void set_room(const Team *team, Room *room, Arena *arena)
     float **grads_at = take(arena, (features + 1) * sizeof(float *));
     for (size_t i = 0; i < features; i++) {
         bf16 *output = take(arena, wide), *before = take(arena, i < features - 1 ? wide : 0);
-        if (arena->start) features_at[i] = output, before_at[i] = before;
+        if (arena->start) {
+            features_at[i] = output;
+            before_at[i] = before;
+        }
     }
     for (size_t l = 0; l <= features; l++) {
         float *grad = take(arena, (size_t)25 * WIDE * WIDE * 4);

@@ -58,7 +58,7 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
         return f"its patches are even and at least {SMALLEST_PATCH} pixels wide"
     if network.f > LARGEST_F:
         return f"it takes up to {LARGEST_F} channels"
-    return missing_here()
+    return missing_here() or _cannot_build(network.f, network.scale)
 
 
 def missing_here() -> str | None:
@@ -199,6 +199,18 @@ def _build(f: int, scale: int) -> Path:
             subprocess.run([*command, "-o", str(made), "-lm"], check=True, capture_output=True, text=True)
             made.replace(library)
     return library
+
+
+@cache
+def _cannot_build(f: int, scale: int) -> str | None:
+    """What the compiler or the loader said against kernel.c, or None if it is ready to run."""
+    try:
+        load(f, scale)
+    except subprocess.CalledProcessError as error:
+        return f"{compiler()} failed: {(error.stderr or 'without a word').strip().splitlines()[0]}"
+    except OSError as error:
+        return f"the compiled kernel cannot be loaded: {error}"
+    return None
 
 
 def _folder() -> Path:

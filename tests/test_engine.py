@@ -181,6 +181,25 @@ def test_auto_trains_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None
         kernel.compiler.cache_clear()
 
 
+@needs_kernel
+def test_a_compiler_that_fails_is_named_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho no headers here >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caches = (kernel.compiler, kernel.load, kernel._cannot_build)
+    settings, net, pool = recipe("fast", 2, **SMALL), network(), smooth_pool(2)
+    try:
+        for cached in caches:
+            cached.cache_clear()
+        assert kernel.why_not(net, pool, settings) == f"{broken} failed: no headers here"
+        assert type(make_engine("auto", net, pool, settings, steps=10)) is SimpleEngine
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
 def test_auto_takes_what_the_kernel_cannot() -> None:
     settings = recipe("fast", 2, batch_size=3, patch=15)
     assert type(make_engine("auto", network(), smooth_pool(2), settings, steps=10)) is SimpleEngine
