@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -391,9 +390,6 @@ def run(arguments: list[str] | None = None) -> int:
         if end.code == INTERRUPTED:
             print("stopped; the same command goes on from here", file=sys.stderr)
         return end.code if isinstance(end.code, int) else DONE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except Exception:  # a bug: its traceback is worth keeping
         traceback.print_exc()
         return BUG
@@ -413,11 +409,11 @@ def _lab(
     from sesr_lab.tracking import open_store
     from sesr_lab.trial import place
 
-    where = place(device, engine)
+    where, prefix = place(device, engine), _prefix(model_name)
     url = _storage_url(storage)
     with watching(title) as view, stop_on_signal(view.note) as stop:
         tracker = open_store(tracking_uri, spool=state_folder() / "spool")
-        yield Lab(tracker, Claims(url), where, view, stop, _prefix(model_name)), url
+        yield Lab(tracker, Claims(url), where, view, stop, prefix), url
 
 
 def _storage_url(given: str | None) -> str:

@@ -71,7 +71,8 @@ class Data:
         height, width = self.train_sizes[at]
         if min(height, width) < patch:
             found = f"{self.train_names[at]} is {width}x{height} at low resolution, the patch {patch}x{patch}"
-            raise DataError(f"{self.source}: {found}; use --patch {min(height, width)} or less, or remove the picture")
+            largest = min(height, width) * self.scale  # --patch counts high-resolution pixels
+            raise DataError(f"{self.source}: {found}; use --patch {largest} or less, or remove the picture")
 
 
 def load(source: str, *, scale: int, cache: Path | None = None, progress: Progress | None = None) -> Data:

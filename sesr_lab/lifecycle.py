@@ -179,8 +179,14 @@ def patiently(lab: Lab, ask: Callable[[], T]) -> T:
 
 
 def load_data(lab: Lab, config: TrialConfig) -> Data:
-    """The trial's data; the view shows how loading it gets on."""
-    return trial.load_data(config.data, config.scale, lab.view.preparing)
+    """The trial's data; the view shows how loading it gets on.
+
+    Raises:
+        DataError: it cannot be loaded, or a picture is smaller than the trial's patch.
+    """
+    data = trial.load_data(config.data, config.scale, lab.view.preparing)
+    data.check_patch(config.resolved_recipe().patch)
+    return data
 
 
 def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> Outcome:
