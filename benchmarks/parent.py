@@ -42,14 +42,14 @@ def main() -> None:
         parent = _network(shape, 2, seed, device)
         *_, last = _train(parent, pools[2], validators[2], seed, arguments.parent_steps or arguments.steps)
         print(f"seed {seed}: parent x2 {last.score.psnr:.2f} dB", flush=True)
-        for name in curves:
+        for name, runs in curves.items():
             child = _network(shape, 4, seed, device)
             if name != SCRATCH:
                 start_from(child, last.weights, _batches(pools[4], seed), head=name)  # type: ignore[arg-type]
             start = validators[4](child).psnr
             scores = [each.score.psnr for each in _train(child, pools[4], validators[4], seed, arguments.steps)]
-            curves[name].append([start, *scores])
-            print(f"seed {seed}: {name:8} {' '.join(f'{score:.2f}' for score in curves[name][-1])}", flush=True)
+            runs.append([start, *scores])
+            print(f"seed {seed}: {name:8} {' '.join(f'{score:.2f}' for score in runs[-1])}", flush=True)
     _print(curves, arguments.steps, validators[4].bicubic)
 
 

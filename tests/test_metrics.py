@@ -47,9 +47,7 @@ def test_8_bit_arrays_do_not_wrap_around() -> None:
 def test_psnr_is_that_of_scikit_image(sigma: float) -> None:
     plane = luma(data.astronaut())
     other = noisy(plane, sigma)
-    assert psnr(plane, other) == pytest.approx(
-        peak_signal_noise_ratio(plane, other, data_range=255), abs=1e-9
-    )
+    assert psnr(plane, other) == pytest.approx(peak_signal_noise_ratio(plane, other, data_range=255), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(11, 11), (11, 90), (73, 12), (74, 75), (75, 74), (138, 139), (300, 451)])

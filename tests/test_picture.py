@@ -32,8 +32,7 @@ def png_header(width: int, height: int) -> bytes:
     pixels = zlib.compress(b"")
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
 
 
@@ -208,9 +207,7 @@ def test_a_folder_without_pictures_is_a_data_error(tmp_path: Path, where: str, f
 
 
 @pytest.mark.parametrize("picture", [RGB, GREY, RGB[:, ::-1]], ids=["rgb", "grey", "view"])
-def test_a_written_png_reads_back_the_same_and_leaves_nothing_else(
-    tmp_path: Path, picture: NDArray[np.uint8]
-) -> None:
+def test_a_written_png_reads_back_the_same_and_leaves_nothing_else(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
     write_png(tmp_path / "a.png", picture)
     write_png(tmp_path / "a.png", picture)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), picture)
