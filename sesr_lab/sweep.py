@@ -1,4 +1,4 @@
-"""A study, driven: Optuna is asked, trials run, Optuna is told. The only module that touches Optuna.
+"""A study, driven: Optuna is asked, trials run, Optuna is told.
 
 Optuna's storage is the truth about the search. Order for each trial: ask, fingerprint, run, run's id, training,
 outcome, tell; a kill between any two of them is made good by the next start, which holds the study's claim.

@@ -1,0 +1,44 @@
+"""The README's promises that a machine can check."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import sesr_lab
+from sesr_lab.cli import app, run
+from sesr_lab.study import built_in
+
+ROOT = Path(sesr_lab.__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(path.stem for path in (ROOT / "sesr_lab").glob("*.py") if not path.stem.startswith("__"))
+OURS = re.findall(r"^\| `python train\.py[^`]*` \| `sesr-lab ([^`]*)` \|$", README, re.MULTILINE)
+
+
+def test_every_module_stands_in_the_readme_once() -> None:
+    assert sorted(re.findall(r"^\| `(\w+)` \| [A-Z`]", README, re.MULTILINE)) == MODULES
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group has them
+    assert set(re.findall(r"sesr-lab ([a-z]+)", README)) <= commands
+
+
+def test_every_built_in_study_stands_in_the_readme() -> None:
+    assert set(built_in()) == set(re.findall(r"^\| `([a-z0-9-]+)` \| .*[?a-z] ?[^|]*\|$", README, re.MULTILINE)) & {
+        *built_in()
+    }
+
+
+def test_the_table_has_each_command_of_the_reference() -> None:
+    assert len(OURS) == 8
+
+
+@pytest.mark.parametrize("words", OURS)
+def test_a_command_beside_one_of_the_reference_is_understood(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*shlex.split(words), "--device", "abacus"]) == 1, "settings are checked before the device is"
+    assert "error: --device: 'abacus' cannot be used here" in capsys.readouterr().err
