@@ -25,13 +25,11 @@ def test_every_module_stands_in_the_readme_once() -> None:
 
 def test_every_command_of_the_readme_exists() -> None:
     commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group has them
-    assert set(re.findall(r"sesr-lab ([a-z]+)", README)) <= commands
+    assert set(re.findall(r"[`$] ?sesr-lab ([a-z]+)", README)) <= commands
 
 
 def test_every_built_in_study_stands_in_the_readme() -> None:
-    assert set(built_in()) == set(re.findall(r"^\| `([a-z0-9-]+)` \| .*[?a-z] ?[^|]*\|$", README, re.MULTILINE)) & {
-        *built_in()
-    }
+    assert set(built_in()) <= set(re.findall(r"^\| `([a-z0-9-]+)` \|", README, re.MULTILINE))
 
 
 def test_the_table_has_each_command_of_the_reference() -> None:
