@@ -129,7 +129,7 @@ def bfloat16_loss(weights: Collapsed, identity: Tensor, lr: Tensor, target: Tens
 
 
 class CompiledEngine(SimpleEngine):
-    """SimpleEngine with torch.compile and bfloat16; an expanded network trains collapsed, the same function.
+    """SimpleEngine with torch.compile and bfloat16, for collapsed blocks.
 
     torch keeps what it compiled for the process's later trials of the same shape, and on disk for other processes.
     """
@@ -241,6 +241,8 @@ def make_engine(
     Raises:
         ConfigError: the engine called for cannot run here.
     """
+    if network.block == "expanded" and name not in ("auto", "simple"):
+        raise ConfigError(f"--engine {name}: it trains collapsed blocks only; use simple for expanded ones")
     if name == "auto":
         name = _fastest(network, pool, recipe, _seconds(network, recipe, steps, max_seconds))
     if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
@@ -255,7 +257,9 @@ def make_engine(
 
 
 def _fastest(network: SESR, pool: PatchPool, recipe: Recipe, seconds: float) -> EngineName:
-    """The engine that `auto` stands for."""
+    """The engine that `auto` stands for; what is to train in the expanded space does so, at its cost."""
+    if network.block == "expanded":
+        return "simple"
     if _on_cuda(network, pool):
         return "graph"
     reason = kernel.why_not(network, pool, recipe)

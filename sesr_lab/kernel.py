@@ -69,10 +69,7 @@ def missing_here() -> str | None:
 
 
 class KernelEngine:
-    """Adam steps in kernel.c, on as many threads as torch uses.
-
-    An expanded network trains collapsed, which is the same function of the same weights.
-    """
+    """Adam steps in kernel.c, on as many threads as torch uses, for collapsed blocks."""
 
     def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
         self.network, self.pool, self.recipe = network, pool, recipe

@@ -92,13 +92,22 @@ def test_kernel_trains_as_the_simple_engine_does(name: str) -> None:
 
 
 @needs_kernel
-def test_an_expanded_network_gets_the_same_steps() -> None:
+def test_expanded_and_collapsed_training_are_the_same_steps() -> None:
     pool = smooth_pool(2)
     settings = recipe("fast", 2, **SMALL)
     plan = pool.plan(0, 0, 5, batch_size=3, patch=18)
-    expanded = SimpleEngine(network(block="expanded"), pool, settings).run(plan, [1e-3] * 5)
-    fast = KernelEngine(network(block="expanded"), pool, settings).run(plan, [1e-3] * 5)
-    torch.testing.assert_close(fast, expanded, rtol=0.01, atol=0)
+    expanded = make_engine("auto", network(block="expanded"), pool, settings).run(plan, [1e-3] * 5)
+    collapsed = SimpleEngine(network(), pool, settings).run(plan, [1e-3] * 5)
+    fast = KernelEngine(network(), pool, settings).run(plan, [1e-3] * 5)
+    torch.testing.assert_close(expanded, collapsed, rtol=1e-3, atol=0)  # float32, in another order
+    torch.testing.assert_close(fast, collapsed, rtol=0.01, atol=0)  # bfloat16
+
+
+def test_what_is_to_train_in_the_expanded_space_does_so() -> None:
+    settings = recipe("fast", 2, **SMALL)
+    assert type(make_engine("auto", network(block="expanded"), smooth_pool(2), settings)) is SimpleEngine
+    with pytest.raises(ConfigError, match="--engine kernel: it trains collapsed blocks only; use simple"):
+        make_engine("kernel", network(block="expanded"), smooth_pool(2), settings)
 
 
 @needs_kernel
