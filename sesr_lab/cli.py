@@ -40,7 +40,7 @@ Storage = Annotated[
     typer.Option("--storage", envvar="SESR_LAB_STORAGE", help="Optuna's storage URL [sqlite:///optuna.db here]."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (the GPU where there is one), cpu, cuda, cuda:1 …")]
-Engine = Annotated[str, typer.Option("--engine", help="auto (the fastest that fits), or simple, compiled, kernel, graph.")]
+Engine = Annotated[str, typer.Option("--engine", help="auto (the fastest), simple, compiled, kernel or graph.")]
 Scale = Annotated[int, typer.Option("--scale", help="2 or 4.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="m3, m5, m7, m11 or xl: the paper's m, f, feature size.")]
 M = Annotated[int | None, typer.Option("--m", help="Number of 3x3 blocks [5].")]
