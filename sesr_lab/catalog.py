@@ -82,7 +82,7 @@ def champion(tracker: Tracker, name: str, data_fingerprint: str) -> Version | No
     except ModelError as error:
         raise ParentError(
             f"{name}: the alias {alias} points to version {number}, which cannot be used ({error}); point it to"
-            f" another: sesr-lab promote models:/{name}/VERSION {alias}"
+            f" another: sesr-lab promote models:/{name}/VERSION --alias {alias}"
         ) from error
 
 
@@ -186,9 +186,8 @@ def _by_alias(tracker: Tracker, name: str, alias: str) -> Version:
     aliases = aliases_of(tracker, name, must_exist=True)
     if alias not in aliases:
         there_are = ", ".join(f"{key} (version {number})" for key, number in sorted(aliases.items())) or "none"
-        raise ModelError(
-            f"{name} has no alias {alias}; it has {there_are}; set it: sesr-lab promote models:/{name}/VERSION {alias}"
-        )
+        command = f"sesr-lab promote models:/{name}/VERSION --alias {alias}"
+        raise ModelError(f"{name} has no alias {alias}; it has {there_are}; set it: {command}")
     return by_number(tracker, name, aliases[alias])
 
 

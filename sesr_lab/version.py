@@ -126,9 +126,7 @@ def describe(facts: ModelFacts, *, uri: str, parent: Version | None) -> str:
 - **Files**: `weights.safetensors` (expanded: train on from it), `collapsed.safetensors` (the small network)
 
 ```
-sesr-lab evaluate {uri}
-sesr-lab upscale picture.png --model {uri}
-sesr-lab export {uri}
+sesr-lab evaluate {uri} --benchmark FOLDER --scale {a.scale}
 ```
 """
 
