@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sesr_lab.errors import ModelError, ParentError
+from sesr_lab.delivery import is_transient
+from sesr_lab.errors import ModelError, ParentError, StoreError
 from sesr_lab.model import shape_of
 from sesr_lab.tracking import Tracker
 from sesr_lab.version import TAG, Loaded, Version, architecture_of
@@ -225,7 +226,9 @@ def _search(tracker: Tracker, condition: str, aliases: Mapping[str, int] | None 
 def _version(found: ModelVersion, aliases: Mapping[str, int]) -> Version:
     """The version that MLflow's is, read from its tags; KeyError or ValueError where they are not ours."""
     tags, number = dict(found.tags), int(found.version)
-    parent = f"{tags[TAG + 'parent.name']}/{tags[TAG + 'parent.version']}" if TAG + "parent.name" in tags else None
+    parent = tags.get(TAG + "parent.file")
+    if TAG + "parent.name" in tags:
+        parent = f"{tags[TAG + 'parent.name']}/{tags[TAG + 'parent.version']}"
     return Version(
         name=found.name,
         version=number,
@@ -257,6 +260,8 @@ def _download(tracker: Tracker, version: Version, folder: Path) -> Path:
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracker.uri))
     except (MlflowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if is_transient(error):
+            raise StoreError(f"{version.uri}: cannot be fetched now: {reason}; is the MLflow server up?") from error
         raise ModelError(f"{version.uri}: {EXPANDED} cannot be fetched ({reason}); {_again(version)}") from error
 
 

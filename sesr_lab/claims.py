@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -73,6 +75,15 @@ class Claims:
         with reported(storage_url):
             self._engine = sa.create_engine(storage_url, connect_args=arguments, pool_pre_ping=True)
             self._make_table()
+
+    @cached_property
+    def identity(self) -> str:
+        """Names this database, whoever opens it and however: 32 hex digits drawn once."""
+        drawn = {"owner": uuid4().hex, "attempt": 0, "expires_at": 0.0, "state": "done", "note": "this database's id"}
+        self._insert("database", drawn)
+        holder = self.look("database")
+        assert holder is not None, "it was there, or was just put there"
+        return holder.owner
 
     def look(self, key: str) -> Holder | None:
         """Who holds `key`, or held it last."""
@@ -201,7 +212,7 @@ def reported(storage_url: str) -> Iterator[None]:
     """Turns what the database or its missing driver says into a one-line StoreError."""
     try:
         yield
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+    except (SQLAlchemyError, ImportError) as error:
         raise failure(storage_url, error) from error
 
 
@@ -209,20 +220,28 @@ def failure(storage_url: str, error: Exception) -> StoreError:
     """The error in one line, without the URL's password, and what to do."""
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
     mend = "check that it can be reached and written"
-    if isinstance(error, ModuleNotFoundError):
-        mend = f"install {error.name}"
+    if isinstance(error, ImportError):
+        mend = f"install {error.name or 'its driver'}"
     return StoreError(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")
 
 
 def _myself() -> str:
-    """host:pid:start of this process; the start tells a later process with the same pid apart."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+    """host/namespace:pid:start of this process; the start tells a later process with the same pid apart."""
+    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _host() -> str:
+    """This host and, where the system tells, the space in which its process numbers mean something."""
+    try:
+        return f"{socket.gethostname()}/{str(Path('/proc/self/ns/pid').readlink())[5:-1]}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _dead_here(owner: str) -> bool:
     """Whether `owner` ran on this host and does not any more."""
     host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
+    if host != _host():
         return False
     try:
         os.kill(int(pid), 0)

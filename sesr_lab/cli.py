@@ -16,7 +16,9 @@ import typer
 from sesr_lab.errors import ConfigError, SesrError
 
 if TYPE_CHECKING:
-    from sesr_lab.lifecycle import Lab, Outcome
+    from sesr_lab.lab import Lab
+    from sesr_lab.outcome import Outcome
+    from sesr_lab.sweep import Sweep
 
 DONE, USER_ERROR, BUG, INTERRUPTED = 0, 1, 3, 130
 
@@ -107,17 +109,9 @@ def sweep(
 
     with _lab(spec.name, tracking_uri, storage, device, engine, model_name) as (lab, storage_url):
         result = run_sweep(spec, lab, storage_url)
-    if as_json:
-        document = asdict(result)
-        document["trials"] = document.pop("outcomes")
-        _print_json(document | {"best": asdict(result.best) if result.best else None})
-        return
-    from sesr_lab.tables import show_outcomes
-
-    next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
-    if result.best is not None:
-        next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")
-    show_outcomes(result.outcomes, title=f"study {result.study}", pareto=result.pareto, next_lines=next_lines)
+    _show_sweep(result, as_json=as_json)
+    if result.outcomes and result.best is None:
+        raise SesrError(f"study {spec.name}: no network could be trained; {result.outcomes[-1].reason}")
 
 
 @app.command()
@@ -142,6 +136,9 @@ def train(
     parent: Annotated[
         str, typer.Option("--parent", help="For x4: auto, require, none, or the MODEL to start from.")
     ] = "auto",
+    parent_block: Annotated[
+        str, typer.Option("--parent-block", help="any, or same: whether a parent of the other block type will do.")
+    ] = "any",
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with the same training stopped before.")] = False,
     tracking_uri: Store = None,
     storage: Storage = None,
@@ -165,6 +162,7 @@ def train(
         "data": data,
         "seed": seed,
         "parent": parent,
+        "parent_block": parent_block,
     }
     config = checked(TrialConfig, settings, where="train")
     from sesr_lab.single import train as run_train
@@ -272,6 +270,7 @@ def promote(
     alias: Annotated[str, typer.Option("--alias", help="The alias that shall point to it.")],
     scale: Annotated[int | None, typer.Option("--scale", help="2 or 4, if MODEL is a preset.")] = None,
     tracking_uri: Store = None,
+    model_name: ModelName = "SESR",
     as_json: Json = False,
 ) -> None:
     """Point an alias to a registered network."""
@@ -281,7 +280,7 @@ def promote(
     from sesr_lab.tracking import open_store
 
     tracker = open_store(tracking_uri)
-    found = find(tracker, model, scale=scale)
+    found = find(tracker, model, scale=scale, prefix=_prefix(model_name))
     if found.version is None:
         raise ConfigError(f"promote: {model} is a file; name a registered network (sesr-lab models)")
     version = move_alias(tracker, found.version.uri, alias)
@@ -404,7 +403,7 @@ def _lab(
     from sesr_lab.checkpoint import state_folder
     from sesr_lab.claims import Claims
     from sesr_lab.console import watching
-    from sesr_lab.lifecycle import Lab
+    from sesr_lab.lab import Lab
     from sesr_lab.stopping import stop_on_signal
     from sesr_lab.tracking import open_store
     from sesr_lab.trial import place
@@ -414,6 +413,8 @@ def _lab(
     with watching(title) as view, stop_on_signal(view.note) as stop:
         tracker = open_store(tracking_uri, spool=state_folder() / "spool")
         yield Lab(tracker, Claims(url), where, view, stop, prefix), url
+        if waiting := tracker.flush(patience_s=5.0):
+            view.note(f"warning: {waiting} writes wait for the store in {state_folder() / 'spool'}; run any command")
 
 
 def _storage_url(given: str | None) -> str:
@@ -436,6 +437,20 @@ def _network(
     given = {"m": m, "f": f, "feature_size": feature_size, "block": block}
     settings: dict[str, Any] = dict(settings_of(preset)) if preset is not None else {}
     return settings | {key: value for key, value in given.items() if value is not None}
+
+
+def _show_sweep(result: Sweep, *, as_json: bool) -> None:
+    if as_json:
+        document = asdict(result)
+        document["trials"] = document.pop("outcomes")
+        _print_json(document | {"best": asdict(result.best) if result.best else None})
+        return
+    from sesr_lab.tables import show_outcomes
+
+    next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
+    if result.best is not None:
+        next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")
+    show_outcomes(result.outcomes, title=f"study {result.study}", pareto=result.pareto, next_lines=next_lines)
 
 
 def _show_outcome(outcome: Outcome, *, as_json: bool) -> None:

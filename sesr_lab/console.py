@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from sesr_lab import trial
-from sesr_lab.lifecycle import Outcome, View
-from sesr_lab.tables import best_of, gain, outcome_table
+from sesr_lab.lab import View
+from sesr_lab.outcome import Outcome, best_of
+from sesr_lab.tables import gain, outcome_table
 from sesr_lab.trainer import Evaluation
 from sesr_lab.trainer import Progress as Step
 

@@ -13,7 +13,6 @@ from sesr_lab.spool import Refused, Unavailable, Write
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
-    from mlflow.exceptions import MlflowException
 
 _ATTEMPTS, _BETWEEN_S = 2, 0.2
 _NO_ANSWER = "Max retries exceeded"
@@ -34,7 +33,7 @@ def perform(client: MlflowClient, write: Write) -> None:
         try:
             return _carry_out(client, write)
         except MlflowException as error:
-            if not _is_transient(error):
+            if not is_transient(error):
                 raise Refused(_first_line(error)) from error
             failure = error
             if _NO_ANSWER in str(error):  # the HTTP client has tried again by itself
@@ -97,7 +96,12 @@ def _dataset(write: Write) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", write.content["context"])])
 
 
-def _is_transient(error: MlflowException) -> bool:
+def is_transient(error: Exception) -> bool:
+    """Whether the store may answer if it is asked again."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return isinstance(error, ConnectionError | TimeoutError)
     return error.error_code in {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED"}
 
 

@@ -100,5 +100,6 @@ def _store(tracking_uri: str | None) -> str:
 
 def _database(storage: str) -> str:
     from sesr_lab.ledger import standing
+    from sesr_lab.store import shown
 
-    return f"{storage}, {len(standing(storage))} studies"
+    return f"{shown(storage)}, {len(standing(storage))} studies"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 
 import optuna
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from sesr_lab.errors import ConfigError, StoreError
-from sesr_lab.lifecycle import Outcome
+from sesr_lab.claims import failure
+from sesr_lab.errors import ConfigError
+from sesr_lab.outcome import Outcome, best_of, pareto
+from sesr_lab.store import shown
 from sesr_lab.study import StudySpec
 
 IDENTITY, FINISHED = "sesr:study", "sesr:finished"
@@ -73,10 +75,10 @@ def _standing(study: optuna.Study) -> Standing:
 
 
 def stored(name: str, storage: str) -> list[Outcome]:
-    """The trained networks of a stored study.
+    """The trained x2 networks of a stored study.
 
     Raises:
-        ConfigError: there is no such study, or it has not finished.
+        ConfigError: there is no such study, it has not finished, or it is not one of x2 networks.
     """
     with storage_errors(storage):
         try:
@@ -86,7 +88,10 @@ def stored(name: str, storage: str) -> list[Outcome]:
             raise ConfigError(f"study {name!r} is not in {where}; run it first: sesr-lab sweep {name}") from None
         if not study.user_attrs.get(FINISHED):
             raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
-        return [outcome for outcome in outcomes_of(study) if outcome.result == "finished"]
+        trained = [outcome for outcome in outcomes_of(study) if outcome.result == "finished"]
+        if any(outcome.scale != 2 for outcome in trained):
+            raise ConfigError(f"study {name!r} is one of x4 networks; candidates come from a x2 study")
+        return trained
 
 
 def open_study(spec: StudySpec, storage: str) -> optuna.Study:
@@ -135,27 +140,18 @@ def open_storage(storage: str) -> optuna.storages.RDBStorage:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(storage, engine_kwargs=arguments)
-
-
-def shown(storage: str) -> str:
-    """The URL without its password."""
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        return storage
+    return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True, **arguments})
 
 
 @contextmanager
 def storage_errors(storage: str) -> Iterator[None]:
-    """Turns what the database says into one line."""
+    """Turns what the database, or Optuna about it, says into one line."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        advice = "install its driver" if isinstance(error, ImportError) else "check that it can be reached and written"
-        what = f"study database {shown(storage)}: {reason}"
-        raise StoreError(f"{what}; {advice}, or name another with --storage") from error
+    except (SQLAlchemyError, ImportError) as error:
+        raise failure(storage, error) from error
+    except optuna.exceptions.StorageInternalError as error:
+        raise failure(storage, error.__cause__ if isinstance(error.__cause__, Exception) else error) from error
 
 
 def outcomes_of(study: optuna.Study) -> Iterator[Outcome]:
@@ -170,19 +166,3 @@ def counts_of(study: optuna.Study) -> dict[str, int]:
     every = study.get_trials(deepcopy=False)
     states = [trial.state.name.lower() for trial in every if DUPLICATE not in trial.user_attrs]
     return {state: states.count(state) for state in sorted(set(states))} | {"known before": len(every) - len(states)}
-
-
-def pareto(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
-    """The trained networks that no other beats in both PSNR and MACs, cheapest first."""
-    trained = [outcome for outcome in outcomes if outcome.result == "finished" and outcome.psnr is not None]
-    front: list[Outcome] = []
-    for outcome in sorted(trained, key=lambda o: (o.macs_720p, -(o.psnr or 0.0))):
-        if not front or (outcome.psnr or 0.0) > (front[-1].psnr or 0.0):
-            front.append(outcome)
-    return front
-
-
-def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The trained network with the highest PSNR."""
-    trained = (outcome for outcome in outcomes if outcome.result == "finished")
-    return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)

@@ -13,8 +13,8 @@ from sesr_lab.config import PRESETS, Architecture, checked, preset
 from sesr_lab.errors import ModelError
 from sesr_lab.model import shape_of
 from sesr_lab.tracking import Tracker
-from sesr_lab.version import Version
-from sesr_lab.weights import load_file
+from sesr_lab.version import Lineage, Version, lineage_of, lineage_of_file
+from sesr_lab.weights import load_file, sha256_of
 
 ALLOWED = "a run id, models:/NAME/VERSION, models:/NAME@ALIAS, a registered name, a preset, or a weights file"
 
@@ -29,6 +29,8 @@ class Named:
     weights: Mapping[str, Tensor] = field(repr=False)
     version: Version | None
     """Its registered version; None for a weights file."""
+    lineage: Lineage
+    """How what starts from it names it."""
 
 
 def find(tracker: Tracker, model: str, *, scale: int | None = None, prefix: str = "sesr") -> Named:
@@ -56,12 +58,14 @@ def of_version(tracker: Tracker, version: Version, *, name: str | None = None) -
     Raises:
         ModelError: the file is missing, altered, or of another shape.
     """
-    return Named(name or version.uri, version.architecture, catalog.load(tracker, version).weights, version)
+    weights = catalog.load(tracker, version).weights
+    return Named(name or version.uri, version.architecture, weights, version, lineage_of(version))
 
 
 def _file(model: str, path: Path) -> Named:
     weights = load_file(path)
-    return Named(model, checked(Architecture, shape_of(weights), where=model), weights, None)
+    lineage = lineage_of_file(str(path.resolve()), sha256_of(path))
+    return Named(model, checked(Architecture, shape_of(weights), where=model), weights, None, lineage)
 
 
 def _best_of_preset(tracker: Tracker, name: str, scale: int, prefix: str) -> Version:

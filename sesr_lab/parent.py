@@ -6,14 +6,17 @@ import time
 from dataclasses import replace
 from functools import partial
 
+from sesr_lab import checkpoint
 from sesr_lab.catalog import champion, versions
 from sesr_lab.claims import Claim, Holder
 from sesr_lab.config import Architecture, TrialConfig
 from sesr_lab.data import Data
 from sesr_lab.errors import ModelError, ParentError
-from sesr_lab.lifecycle import Interrupted, Lab, Task, carry_out, load_data, patiently, resumable_run
+from sesr_lab.lab import Interrupted, Lab, Task, load_data, patiently
+from sesr_lab.lifecycle import carry_out, resumable_run
 from sesr_lab.named import Named, find, of_version
 from sesr_lab.registry import ClaimLostError
+from sesr_lab.version import Version
 
 NOTE_EVERY_S = 30.0
 
@@ -25,8 +28,11 @@ class Parents:
         self.lab = lab
         self.failed: dict[str, str] = {}
 
-    def ensure(self, task: Task) -> Named | None:
+    def ensure(self, task: Task, earlier_run: str | None = None) -> Named | None:
         """The x2 network that the task's x4 network starts from; None for x2 tasks and `parent = "none"`.
+
+        Args:
+            earlier_run: the run that is gone on with; what it started from is what the rest of it has started from.
 
         Raises:
             ParentError: there is none that fits, and none may or could be trained.
@@ -35,6 +41,8 @@ class Parents:
         config = task.config
         if config.scale == 2 or config.parent == "none":
             return None
+        if earlier_run is not None and (parent := self._of_run(earlier_run)) is not None:
+            return parent
         data = load_data(self.lab, config)
         if config.parent not in ("auto", "require"):
             return self._named(config, data)
@@ -43,11 +51,32 @@ class Parents:
             raise ParentError(self._missing(config, data))
         return found or self._once(task, data)
 
+    def _of_run(self, run_id: str) -> Named | None:
+        """What a run has started from, by its tags; None if the store does not hold the run.
+
+        Raises:
+            ParentError: it was a file, and the file has changed since.
+        """
+        tracker = self.lab.tracker
+        if not patiently(self.lab, partial(tracker.holds, run_id)):
+            return None
+        tags = patiently(self.lab, partial(tracker.run, run_id)).tags
+        if "sesr.parent.name" in tags:
+            uri = f"models:/{tags['sesr.parent.name']}/{tags['sesr.parent.version']}"
+            return patiently(self.lab, partial(find, tracker, uri))
+        if "sesr.parent.file" not in tags:
+            return None
+        found = find(tracker, tags["sesr.parent.file"])
+        if found.lineage.tags["sesr.parent.sha256"] != tags["sesr.parent.sha256"]:
+            raise ParentError(f"{found.name}: the file has changed since run {run_id} started from it; use --fresh")
+        return found
+
     def _find(self, config: TrialConfig, data: Data) -> Named | None:
         """The champion on the same pictures, of the same block type or else of the other."""
         for name in _names(config, self.lab.prefix):
             version = patiently(self.lab, partial(champion, self.lab.tracker, name, data.fingerprint))
             if version is not None:
+                self._check_data(config, version, data)
                 return patiently(self.lab, partial(of_version, self.lab.tracker, version))
         return None
 
@@ -58,18 +87,30 @@ class Parents:
             ParentError: it has another m, f or feature_size, or is not a x2 network.
         """
         try:
-            loaded = patiently(self.lab, partial(find, self.lab.tracker, config.parent))
+            loaded = patiently(self.lab, partial(find, self.lab.tracker, config.parent, prefix=self.lab.prefix))
         except ModelError as error:
             raise ParentError(f"--parent {config.parent}: {error}") from None
         if reason := _misfit(config, loaded.architecture):
             raise ParentError(f"--parent {config.parent}: {reason}; name a x2 network of {config.architecture.name}")
-        version = loaded.version
-        if version is not None and version.data_fingerprint != data.fingerprint:
-            self.lab.view.note(
-                f"warning: the parent {config.parent} was trained on {version.data} ({version.data_fingerprint[:8]}), "
-                f"this network is trained on {data.source} ({data.fingerprint[:8]})"
-            )
+        if loaded.version is not None:
+            self._check_data(config, loaded.version, data)
         return loaded
+
+    def _check_data(self, config: TrialConfig, version: Version, data: Data) -> None:
+        """Says so where a parent was trained on other pictures.
+
+        Raises:
+            ParentError: it was, and `--parent require` asks for the same.
+        """
+        if version.data_fingerprint == data.fingerprint:
+            return
+        text = (
+            f"the parent {version.uri} was trained on {version.data} ({version.data_fingerprint[:8]}), "
+            f"this network is trained on {data.source} ({data.fingerprint[:8]})"
+        )
+        if config.parent == "require":
+            raise ParentError(f"{text}; name it with --parent {version.uri} if it is meant")
+        self.lab.view.note(f"warning: {text}")
 
     def _missing(self, config: TrialConfig, data: Data) -> str:
         """What was searched, what was there instead, and how to make a parent."""
@@ -80,14 +121,16 @@ class Parents:
             lines.append(f"{name} ({of or '0 versions'})")
         return (
             f"no x2 parent for {config.architecture.name} on {data.source} ({data.fingerprint[:8]}): "
-            f"searched {'; '.join(lines)}; train it: {_command(parent_config(config))}"
+            f"searched {'; '.join(lines)}; train it: {_command(parent_config(config), self.lab.prefix)}"
         )
 
     def _once(self, task: Task, data: Data) -> Named:
         """The parent, trained here or by whoever else is at it already."""
         config = task.config
         name = _names(config, self.lab.prefix)[0]
-        key = f"parent:{name}@{data.fingerprint[:16]}"
+        # With parents of either block type accepted, a collapsed and an expanded child wait for the same one.
+        shared = name if config.parent_block == "same" else name.replace(f"-{config.block}-", "-")
+        key = f"parent:{shared}@{data.fingerprint[:16]}"
         while True:
             if key in self.failed:
                 raise ParentError(self.failed[key])
@@ -118,6 +161,7 @@ class Parents:
             except ClaimLostError as error:  # this process slept past its lease; the other's parent is waited for
                 self.lab.view.note(str(error))
                 return
+            checkpoint.remove(outcome.run_id)
             if outcome.result != "finished":
                 claim.settle("failed", f"{outcome.result}: {outcome.reason}")
                 self._fail(key, f"its x2 parent {label} failed to train: {outcome.result}: {outcome.reason}")
@@ -168,9 +212,10 @@ def _misfit(config: TrialConfig, found: Architecture) -> str:
     return ", ".join(differing)
 
 
-def _command(config: TrialConfig) -> str:
+def _command(config: TrialConfig, prefix: str) -> str:
     """What to type to train this network."""
     network = f"--preset {config.preset}" if config.preset else f"--m {config.m} --f {config.f}"
     size = "" if config.preset else f" --feature-size {config.feature_size}"
     block = "" if config.block == "collapsed" else f" --block {config.block}"
-    return f"sesr-lab train {network}{size}{block} --scale {config.scale} --data {config.data}"
+    name = "" if prefix == "sesr" else f" --model-name {prefix}"
+    return f"sesr-lab train {network}{size}{block} --scale {config.scale} --data {config.data}{name}"

@@ -34,7 +34,7 @@ from sesr_lab.errors import ModelError
 from sesr_lab.runlog import RunLog
 from sesr_lab.store import is_http
 from sesr_lab.tracking import Tracker
-from sesr_lab.version import TAG, Loaded, ModelFacts, Version, describe, facts_tags, parent_tags
+from sesr_lab.version import TAG, Lineage, Loaded, ModelFacts, Version, describe, facts_tags, lineage_of
 from sesr_lab.weights import load_file, write_files
 
 __all__ = [
@@ -45,9 +45,9 @@ __all__ = [
     "Version",
     "champion",
     "champion_alias",
+    "lineage_of",
     "load",
     "load_file",
-    "parent_tags",
     "promote",
     "publish",
     "resolve",
@@ -69,7 +69,7 @@ def publish(
     name: str,
     weights: Mapping[str, Tensor],
     facts: ModelFacts,
-    parent: Version | None = None,
+    parent: Lineage | None = None,
     may_publish: Callable[[], bool] = lambda: True,
 ) -> Version:
     """The network as a new version of `name`, its aliases set; the one there is, if this run has published it.
@@ -85,7 +85,7 @@ def publish(
         (folder / "README.md").write_text(describe(facts, uri=f"models:/{name}", parent=parent), encoding="utf-8")
         version = version_of_run(tracker, run.run_id)
         if version is None or (version.name, version.sha256) != (name, sha256):
-            tags = facts_tags(facts) | {TAG + "sha256": sha256} | (parent_tags(parent) if parent else {})
+            tags = facts_tags(facts) | {TAG + "sha256": sha256} | (dict(parent.tags) if parent else {})
             model_id = _log_model(tracker, run, name=name, folder=folder, tags=tags, facts=facts)
             _check_claim(may_publish, name)
             version = _create_version(tracker, name, run_id=run.run_id, model_id=model_id, tags=tags)

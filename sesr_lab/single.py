@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from sesr_lab import checkpoint
 from sesr_lab.config import TrialConfig
-from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, load_data, resumable_run
+from sesr_lab.lab import Lab, Task, load_data, patiently
+from sesr_lab.lifecycle import carry_out, reap, resumable_run
+from sesr_lab.outcome import Outcome
 from sesr_lab.parent import Parents
 
 EXPERIMENT = "train"
@@ -20,13 +25,16 @@ def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
         SesrError: the data, the parent or a store is unfit.
         Interrupted: the user asked to stop; the same command goes on from there.
     """
+    reap(lab)
     data = load_data(lab, config)
     task = Task(
         config=config,
-        experiment_id=lab.tracker.experiment(EXPERIMENT),
+        experiment_id=patiently(lab, partial(lab.tracker.experiment, EXPERIMENT)),
         label=f"{config.architecture.short_name}-x{config.scale}",
         tags={"sesr.kind": "train"},
     )
     earlier = None if fresh else resumable_run(lab, task, data)
-    parent = Parents(lab).ensure(task)
-    return carry_out(lab, task, parent=parent, run_id=earlier)
+    parent = Parents(lab).ensure(task, earlier)
+    outcome = carry_out(lab, task, parent=parent, run_id=earlier)
+    checkpoint.remove(outcome.run_id)
+    return outcome

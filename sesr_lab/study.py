@@ -21,7 +21,20 @@ Objective = Literal["pareto", "psnr"]
 Sampler = Literal["tpe", "random"]
 
 CONTINUOUS = ("learning_rate",)
-SEARCHABLE = ("m", "f", "feature_size", "block", "learning_rate", "batch_size", "patch", "seed", "recipe")
+SEARCHABLE = (
+    "m",
+    "f",
+    "feature_size",
+    "block",
+    "learning_rate",
+    "batch_size",
+    "patch",
+    "seed",
+    "recipe",
+    "steps",
+    "epochs",
+    "max_seconds",
+)
 ENUMERABLE = 4096
 """Spaces with at most so many points are listed, so that none is tried twice and their end is known."""
 
@@ -96,6 +109,10 @@ class StudySpec(Frozen):
                 raise ValueError(f"space.{key}: found a range; list its values (ranges are for {CONTINUOUS[0]})")
             if key in self.train:
                 raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
+        for settings in self.enqueue:
+            for key in settings.keys() & self.space.keys():
+                if not holds(self.space[key], settings[key]):
+                    raise ValueError(f"enqueue: {key} = {settings[key]!r} is not in space.{key}; add it there")
         if not self.space and not self.enqueue and self.candidates is None:
             raise ValueError("space: missing; give [space], enqueue or candidates")
         return self
@@ -131,6 +148,8 @@ class StudySpec(Frozen):
             update["trials"] = trials
         if data is not None and data != self.train.get("data", TrialConfig.model_fields["data"].default):
             update |= {"train": {**self.train, "data": data}, "name": f"{self.name}-{slug(data)}"}
+            if self.candidates is not None:  # that study's numbers on the same data
+                update["candidates"] = f"{self.candidates}-{slug(data)}"
         return self.model_copy(update=update)
 
     @property
@@ -182,6 +201,8 @@ def space_summary(spec: StudySpec) -> dict[str, object]:
 
 
 def _size(spec: StudySpec) -> int | str:
+    if spec.candidates is not None:
+        return f"those of the Pareto set of {spec.candidates}"
     if spec.points is not None:
         return len(spec.points or spec.enqueue)
     ranges = any(isinstance(axis, Range) for axis in spec.space.values())
@@ -190,6 +211,13 @@ def _size(spec: StudySpec) -> int | str:
 
 def _macs_of(config: TrialConfig) -> int:
     return costs(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale).macs_720p
+
+
+def holds(axis: Axis, value: Choice) -> bool:
+    """Whether a value lies on an axis."""
+    if isinstance(axis, tuple):
+        return value in axis
+    return isinstance(value, int | float) and axis.low <= value <= axis.high
 
 
 def parse_macs(text: str) -> float:

@@ -7,30 +7,26 @@ outcome, tell; a kill between any two of them is made good by the next start, wh
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sesr_lab import checkpoint
 from sesr_lab import trial as trials
+from sesr_lab.claims import Claim
 from sesr_lab.config import TrialConfig
-from sesr_lab.errors import ConfigError, ParentError, StoreError
-from sesr_lab.ledger import (
-    DUPLICATE,
-    FINISHED,
-    OUTCOME,
-    best_of,
-    counts_of,
-    open_study,
-    outcomes_of,
-    pareto,
-    storage_errors,
-    stored,
-)
-from sesr_lab.lifecycle import Lab, Outcome, Task, carry_out, load_data, untrained
+from sesr_lab.errors import ConfigError, DataError, ModelError, ParentError, StoreError
+from sesr_lab.lab import Lab, Task, load_data, patiently, untrained
+from sesr_lab.ledger import DUPLICATE, FINISHED, OUTCOME, counts_of, open_study, outcomes_of, storage_errors, stored
+from sesr_lab.lifecycle import DATABASE, carry_out, reap, record_untrained
+from sesr_lab.outcome import Outcome, best_of, pareto
 from sesr_lab.parent import Parents
+from sesr_lab.registry import ClaimLostError
+from sesr_lab.runlog import RunLog
 from sesr_lab.study import Choice, Range, StudySpec
 
 DUPLICATES_IN_A_ROW = 3
@@ -77,24 +73,26 @@ def sweep(spec: StudySpec, lab: Lab, storage: str) -> Sweep:
         owner = holder.owner if holder else "another process"
         raise StoreError(f"study {spec.name}: {owner} is driving it now; wait for it, or stop it first")
     with claim, storage_errors(storage):
-        return _Driver(spec, lab, storage).drive()
+        return _Driver(spec, lab, storage, claim).drive()
 
 
 class _Driver:
     """One driver of one study; holds what its steps share."""
 
-    def __init__(self, spec: StudySpec, lab: Lab, storage: str) -> None:
-        self.spec, self.lab, self.storage = spec, lab, storage
+    def __init__(self, spec: StudySpec, lab: Lab, storage: str, claim: Claim) -> None:
+        self.spec, self.lab, self.storage, self.claim = spec, lab, storage, claim
         self.parents = Parents(lab)
+        fingerprint = self._load_data()  # before anything is stored: a wrong path leaves nothing behind
         candidates = _candidates(spec, storage)
         self.study = open_study(spec, storage)
+        self._check_data(fingerprint)
         for settings in [*candidates, *spec.enqueue]:
             self._enqueue(settings)
-        self.experiment_id = lab.tracker.experiment(spec.name)
+        self.experiment_id = patiently(lab, partial(lab.tracker.experiment, spec.name))
         self.run_id = ""
 
     def drive(self) -> Sweep:
-        self._check_data()
+        reap(self.lab)
         run = self._study_run()
         self.run_id = run.run_id
         self.study.set_user_attr(FINISHED, False)
@@ -125,45 +123,59 @@ class _Driver:
             pareto=tuple(outcome.label for outcome in pareto(outcomes)),
         )
 
-    def _check_data(self) -> None:
-        """A study's numbers can be compared only while its pictures stay the same."""
-        data = load_data(self.lab, self.spec.trial({}))
-        known = self.study.user_attrs.get(_DATA)
-        if known is not None and known != data.fingerprint:
-            raise ConfigError(
-                f"study {self.spec.name}: its pictures ({data.source}) have changed since it began: fingerprint "
-                f"{data.fingerprint[:12]}, not {known[:12]}; restore them, or give the study another name"
-            )
-        self.study.set_user_attr(_DATA, data.fingerprint)
+    def _load_data(self) -> str:
+        """The fingerprint of the study's pictures, every patch that it may use checked against them."""
+        axis = self.spec.space.get("patch")
+        choices: list[dict[str, Choice]] = [{"patch": patch} for patch in axis] if isinstance(axis, tuple) else [{}]
+        loaded = [load_data(self.lab, self.spec.trial(choice)) for choice in choices]
+        return loaded[0].fingerprint
 
-    def _study_run(self) -> Any:
-        """The study's own MLflow run: the earlier one if there is one."""
+    def _check_data(self, fingerprint: str) -> None:
+        """A study's numbers can be compared only while its pictures stay the same."""
+        known = self.study.user_attrs.get(_DATA)
+        if known is not None and known != fingerprint:
+            raise ConfigError(
+                f"study {self.spec.name}: its pictures ({self.spec.trial({}).data}) have changed since it began: "
+                f"fingerprint {fingerprint[:12]}, not {known[:12]}; restore them, or give the study another name"
+            )
+        self.study.set_user_attr(_DATA, fingerprint)
+
+    def _study_run(self) -> RunLog:
+        """The study's own MLflow run: the earlier one, if this store holds it."""
         known = self.study.user_attrs.get(_RUN)
-        if known is not None:
-            return self.lab.tracker.reopen_run(known)
-        run = self.lab.tracker.start_run(
+        if known is not None and patiently(self.lab, partial(self.lab.tracker.holds, known)):
+            return patiently(self.lab, partial(self.lab.tracker.reopen_run, known))
+        start = partial(
+            self.lab.tracker.start_run,
             self.experiment_id,
             self.spec.name,
             params={"objective": self.spec.objective, "trials": self.spec.trials, "sampler": self.spec.sampler},
-            tags={"sesr.kind": "study", "sesr.study": self.spec.name, "mlflow.note.content": self.spec.description},
+            tags={"sesr.kind": "study", **self._tags(), "mlflow.note.content": self.spec.description},
         )
+        run = patiently(self.lab, start)
         self.study.set_user_attr(_RUN, run.run_id)
         return run
 
+    def _tags(self) -> dict[str, str]:
+        """What tells this study's runs from those of another of the same name on the same server."""
+        return {"sesr.study": self.spec.name, DATABASE: self.lab.claims.identity}
+
     def _resume(self) -> None:
         """Goes on with the trials that a killed or stopped driver left, before anything new is asked."""
-        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        keep = [self._run_of(frozen) for frozen in left]
-        self.lab.tracker.reap(tags={"sesr.study": self.spec.name}, keep=[self.run_id, *filter(None, keep)])
-        for frozen in left:
-            self._run(optuna.trial.Trial(self.study, frozen._trial_id))
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            asked = optuna.trial.Trial(self.study, frozen._trial_id)
+            run_id = self._run_of(frozen)
+            if run_id is None and OUTCOME not in frozen.user_attrs and self._settled(asked):
+                continue
+            self._run(asked, run_id)
 
     def _run_of(self, frozen: FrozenTrial) -> str | None:
         """The MLflow run of a trial, by its stored id or by its tags (a kill can fall between the two)."""
         if "run_id" in frozen.user_attrs:
             return cast(str, frozen.user_attrs["run_id"])
-        tags = {"sesr.study": self.spec.name, "sesr.trial": str(frozen.number)}
-        return next((run.run_id for run in self.lab.tracker.runs(self.experiment_id, tags=tags)), None)
+        tags = {**self._tags(), "sesr.kind": "trial", "sesr.trial": str(frozen.number)}
+        found = patiently(self.lab, partial(self.lab.tracker.runs, self.experiment_id, tags=tags))
+        return next((run.run_id for run in found), None)
 
     def _next(self) -> optuna.Trial | None:
         """The next trial to train; None when no network is left that was not tried."""
@@ -172,6 +184,7 @@ class _Driver:
             waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
             if not waiting and self.spec.points is not None and not self._enqueue_unseen(in_a_row):
                 return None
+            self._check_claim()
             asked = self.study.ask()
             if not self._settled(asked):
                 return asked
@@ -216,9 +229,8 @@ class _Driver:
     def _too_costly(self, asked: optuna.Trial, config: TrialConfig) -> Outcome:
         macs = trials.trial_costs(config).macs_720p
         reason = f"{macs / 1e9:.2f} GMAC to 720p, over the study's {(self.spec.max_macs or 0) / 1e9:.2f}"
-        outcome = untrained(self._task(asked, config), "over budget", reason)
-        self.lab.view.note(f"{outcome.label}: not trained: {reason}")
-        return outcome
+        task = self._task(asked, config)
+        return record_untrained(self.lab, task, untrained(task, "over budget", reason))
 
     def _excess(self, config: TrialConfig) -> float:
         """MACs over the study's limit; at most zero where there is room."""
@@ -230,48 +242,65 @@ class _Driver:
         same = (t for t in ended if t.user_attrs.get(_FINGERPRINT) == fingerprint and t.number != number)
         return next(same, None)
 
-    def _run(self, asked: optuna.Trial) -> None:
-        """Trains a trial, or goes on with it, and tells Optuna."""
-        config = self._config(asked)
-        attrs = asked.user_attrs
-        if _FINGERPRINT not in attrs and self._settled(asked):
-            return
-        if OUTCOME not in attrs:
-            outcome = self._train(asked, config, attrs)
-            asked.set_user_attr(OUTCOME, asdict(outcome))
+    def _run(self, asked: optuna.Trial, run_id: str | None = None) -> None:
+        """Trains a trial, or goes on with it in run `run_id`, and tells Optuna."""
+        if OUTCOME in asked.user_attrs:
+            outcome = Outcome(**asked.user_attrs[OUTCOME])
         else:
-            outcome = Outcome(**attrs[OUTCOME])
-        self._tell(asked, outcome)
+            outcome = self._train(asked, run_id)
+            self._surely(lambda: asked.set_user_attr(OUTCOME, asdict(outcome)))
+        self._check_claim()
+        self._surely(lambda: self._tell(asked, outcome))
+        checkpoint.remove(outcome.run_id)
 
-    def _train(self, asked: optuna.Trial, config: TrialConfig, attrs: Mapping[str, Any]) -> Outcome:
+    def _train(self, asked: optuna.Trial, run_id: str | None) -> Outcome:
+        """How the trial ended; what will fail again if it is tried again is an outcome, and the study goes on."""
+        config = self._config(asked)
         task = self._task(asked, config)
         try:
-            parent = self.parents.ensure(task)
-        except ParentError as error:
-            self.lab.view.note(f"{task.label}: not trained: {error}")
-            return untrained(task, "failed", str(error))
-        return carry_out(
-            self.lab,
-            task,
-            parent=parent,
-            run_id=attrs.get("run_id") or self._run_of(self.study.get_trials(deepcopy=False)[asked.number]),
-            on_run=lambda run_id: asked.set_user_attr("run_id", run_id),
-        )
+            return carry_out(
+                self.lab,
+                task,
+                parent=self.parents.ensure(task, run_id),
+                run_id=run_id,
+                on_run=lambda known: self._surely(lambda: asked.set_user_attr("run_id", known)),
+                may_publish=self.claim.current,
+            )
+        except ClaimLostError:
+            raise
+        except (ParentError, ModelError, DataError) as error:
+            if config.parent == "require":  # the user can make the parent, and this trial can then be trained
+                raise
+            return record_untrained(self.lab, task, untrained(task, "failed", str(error)))
 
     def _tell(self, asked: optuna.Trial, outcome: Outcome) -> None:
         if outcome.result != "finished" or outcome.psnr is None:
             # Not FAIL: the sampler would ask for the same network again and again.
-            self.study.tell(asked, state=TrialState.PRUNED)
+            self.study.tell(asked, state=TrialState.PRUNED, skip_if_finished=True)
             return
         values = [outcome.psnr, float(outcome.macs_720p)] if self.spec.objective == "pareto" else [outcome.psnr]
-        self.study.tell(asked, values)
+        self.study.tell(asked, values, skip_if_finished=True)
+
+    def _surely(self, write: Callable[[], None]) -> None:
+        """Writes to the study's database, waiting for it if it is away."""
+
+        def attempt() -> None:
+            with storage_errors(self.storage):
+                write()
+
+        patiently(self.lab, attempt)
+
+    def _check_claim(self) -> None:
+        """Stops this driver if it slept past its lease and another has the study now."""
+        if not self.claim.current():
+            raise StoreError(f"study {self.spec.name}: another process has taken it over; this one stops")
 
     def _task(self, asked: optuna.Trial, config: TrialConfig) -> Task:
         return Task(
             config=config,
             experiment_id=self.experiment_id,
             label=f"t{asked.number:04d}-{config.architecture.short_name}",
-            tags={"sesr.kind": "trial", "sesr.study": self.spec.name, "sesr.trial": str(asked.number)},
+            tags={"sesr.kind": "trial", **self._tags(), "sesr.trial": str(asked.number)},
             study_run_id=self.run_id,
         )
 

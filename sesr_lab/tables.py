@@ -17,7 +17,7 @@ from rich.text import Text
 from sesr_lab.catalog import CHAMPION
 from sesr_lab.cost import Costs
 from sesr_lab.evaluate import ModelScore
-from sesr_lab.lifecycle import Outcome
+from sesr_lab.outcome import Outcome, best_of
 from sesr_lab.version import Version
 
 _NUMBERS = re.compile(r"[-+0-9.,/ ]*[KMGT]?")
@@ -72,12 +72,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index > 0 else "left", overflow="fold")
     return table
-
-
-def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The trained network with the highest PSNR."""
-    trained = (outcome for outcome in outcomes if outcome.psnr is not None)
-    return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)
 
 
 def gain(outcome: Outcome) -> str:

@@ -11,7 +11,7 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -152,14 +152,21 @@ class Tracker:
         with self.reporting(f"read the run {run_id}"):
             return _run_info(self.client.get_run(run_id))
 
-    def reap(
-        self, *, tags: Mapping[str, str], experiment_id: str | None = None, keep: Collection[str] = ()
-    ) -> list[RunInfo]:
-        """The runs that were RUNNING with these tags, but for `keep`; they are now KILLED, with `sesr.end=lost`."""
-        lost = [run for run in self.runs(experiment_id, tags=tags, status="RUNNING") if run.run_id not in keep]
-        for run in lost:
-            self._log(run.run_id, run.experiment_id).end("KILLED", "lost")
-        return lost
+    def holds(self, run_id: str) -> bool:
+        """Whether the store has that run, and it is not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with self.reporting(f"look for the run {run_id}"):
+            try:
+                return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return False
+                raise
+
+    def reap_run(self, run: RunInfo) -> None:
+        """Ends a run whose process is gone: KILLED, with `sesr.end=lost`."""
+        self._log(run.run_id, run.experiment_id).end("KILLED", "lost")
 
     def flush(self, *, patience_s: float = 0.0) -> int:
         """Sends what waits for the store; how many writes still wait after `patience_s` seconds."""

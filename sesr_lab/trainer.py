@@ -114,7 +114,7 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
     resume: dict[str, Tensor] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Trains `network` in place; yields progress, evaluations and checkpoints, and last a `Fitted`.
+    """Trains `network` in place; yields progress, evaluations and checkpoints (the last at the end), then a `Fitted`.
 
     With a budget in steps the result depends on the seed alone. With one in seconds the schedule follows the
     clock, which starts here: compiling counts. Where training fails and the recipe allows it, it starts over with
@@ -146,6 +146,7 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
         if stopped:
             yield Fitted("stopped", run.step, run.seconds(), "asked to stop")
             return
+    yield run.checkpoint()
     yield Fitted("finished", run.step, run.seconds())
 
 

@@ -27,7 +27,7 @@ from sesr_lab.transfer import start_from
 
 STRIPS = 4
 """How many times over a run the validation picture is shown."""
-BEST_NUMBERS = ("step", "fraction", "seconds", "loss", "learning_rate", "patches_per_second")
+KEPT_NUMBERS = ("step", "fraction", "seconds", "loss", "learning_rate", "patches_per_second")
 FIT_BATCHES = 16
 """Batches of the training set on which a x4 network's output block is first fitted."""
 
@@ -201,15 +201,15 @@ def _watched(
     resume: dict[str, Tensor] | None,
 ) -> Iterator[Event]:
     """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
-    best = None if resume is None else _best_in(resume)
-    last: Evaluation | None = None
+    best = None if resume is None else _kept_in(resume, "best")
+    last = None if resume is None else _kept_in(resume, "last")
     due = 1 / STRIPS
     scorer = _network(config, device)
     for event in events:
         if isinstance(event, Fitted):
             yield Finished(event.status, event.reason, event.step, event.seconds, best, last)
             return
-        yield _with_best(event, best) if isinstance(event, Checkpoint) else event
+        yield _with_scores(event, best, last) if isinstance(event, Checkpoint) else event
         if not isinstance(event, Evaluation):
             continue
         last = event
@@ -220,22 +220,26 @@ def _watched(
             yield Strip(event.step, *validator.strip(scorer))
 
 
-def _with_best(checkpoint: Checkpoint, best: Evaluation | None) -> Checkpoint:
-    """The checkpoint with the best evaluation so far, so that a resumed trial does not forget it."""
-    if best is None:
+def _with_scores(checkpoint: Checkpoint, best: Evaluation | None, last: Evaluation | None) -> Checkpoint:
+    """The checkpoint with the best and the last evaluation, so that a resumed trial does not forget them."""
+    if best is None or last is None:
         return checkpoint
-    numbers = [getattr(best, name) for name in BEST_NUMBERS] + [best.score.psnr, best.score.ssim]
     kept = {f"best.{name}": tensor for name, tensor in best.weights.items()}
-    return Checkpoint(checkpoint.step, checkpoint.state | kept | {"best": torch.tensor(numbers, dtype=torch.float64)})
+    return Checkpoint(checkpoint.step, checkpoint.state | kept | {"best": _numbers(best), "last": _numbers(last)})
 
 
-def _best_in(state: dict[str, Tensor]) -> Evaluation | None:
-    """The evaluation that `_with_best` put into a state."""
-    if "best" not in state:
+def _numbers(evaluation: Evaluation) -> Tensor:
+    numbers = [getattr(evaluation, name) for name in KEPT_NUMBERS] + [evaluation.score.psnr, evaluation.score.ssim]
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _kept_in(state: dict[str, Tensor], which: str) -> Evaluation | None:
+    """The evaluation that `_with_scores` put into a state; the last one without its weights, unless it is the best."""
+    if which not in state:
         return None
-    *numbers, psnr, ssim = state["best"].tolist()
-    values = dict(zip(BEST_NUMBERS, numbers, strict=True)) | {"step": int(numbers[0])}
-    weights = {name.removeprefix("best."): tensor for name, tensor in state.items() if name.startswith("best.")}
+    *numbers, psnr, ssim = state[which].tolist()
+    values = dict(zip(KEPT_NUMBERS, numbers, strict=True)) | {"step": int(numbers[0])}
+    weights = {name.removeprefix(f"{which}."): tensor for name, tensor in state.items() if name.startswith(f"{which}.")}
     return Evaluation(**values, score=Score(psnr, ssim), weights=weights)
 
 

@@ -72,6 +72,26 @@ class Loaded:
     weights: Mapping[str, Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """What training started from: a registered version, or a file of weights."""
+
+    text: str
+    """Markdown for people."""
+    tags: Mapping[str, str]
+    """By which a run and a version name it for ever after: numbers and checksums, never an alias."""
+
+
+def lineage_of(parent: Version) -> Lineage:
+    """The lineage of what starts from a registered version."""
+    return Lineage(f"[{parent.name} version {parent.version}]({_ui_path(parent)})", parent_tags(parent))
+
+
+def lineage_of_file(path: str, sha256: str) -> Lineage:
+    """The lineage of what starts from a file of weights."""
+    return Lineage(f"the file `{path}`", {f"{TAG}parent.file": path, f"{TAG}parent.sha256": sha256})
+
+
 def parent_tags(parent: Version) -> dict[str, str]:
     """Tags by which a run, or a version, names the version that it started from; never by alias."""
     values = {
@@ -107,10 +127,10 @@ def architecture_of(tags: Mapping[str, str]) -> Architecture:
         raise ValueError(f"the tag {error} is missing") from error
 
 
-def describe(facts: ModelFacts, *, uri: str, parent: Version | None) -> str:
+def describe(facts: ModelFacts, *, uri: str, parent: Lineage | None) -> str:
     """Markdown for people: what the network is, how good, how costly, where from, and how to use it."""
     a = facts.architecture
-    start = f"started from [{parent.name} version {parent.version}]({_ui_path(parent)})" if parent else "from scratch"
+    start = f"started from {parent.text}" if parent else "from scratch"
     return f"""\
 **SESR {a.name} ×{a.scale}**: luma super-resolution, {facts.psnr_db:.2f} dB on {facts.data} \
 ({facts.psnr_db - facts.bicubic_psnr_db:+.2f} dB over bicubic) for {facts.costs.macs_720p / 1e9:.2f} GMACs to 720p.

@@ -16,7 +16,8 @@ from PIL import Image
 
 from sesr_lab import trial
 from sesr_lab.claims import Claims
-from sesr_lab.lifecycle import Lab, Outcome
+from sesr_lab.lab import Lab
+from sesr_lab.outcome import Outcome
 from sesr_lab.study import StudySpec
 from sesr_lab.tracking import open_store
 

@@ -15,7 +15,7 @@ from sesr_lab import trial
 from sesr_lab.catalog import load, versions
 from sesr_lab.config import TrialConfig
 from sesr_lab.errors import ModelError, ParentError, StoreError
-from sesr_lab.lifecycle import Lab, Task
+from sesr_lab.lab import Lab, Task
 from sesr_lab.parent import Parents
 from sesr_lab.single import train
 
@@ -189,7 +189,7 @@ def test_a_registry_that_comes_back_is_waited_for_and_one_that_does_not_is_an_er
 ) -> None:
     here, notebook = lab(tmp_path)
     trained_x2(here, data)
-    monkeypatch.setattr("sesr_lab.lifecycle.RETRY_S", 0.01)
+    monkeypatch.setattr("sesr_lab.lab.RETRY_S", 0.01)
     away = iter([True, True, False])
 
     def champion_with_outage(*arguments: object) -> object:
@@ -202,8 +202,8 @@ def test_a_registry_that_comes_back_is_waited_for_and_one_that_does_not_is_an_er
     real = parent.champion
     monkeypatch.setattr(parent, "champion", champion_with_outage)
     assert Parents(here).ensure(task_of(here, config(data, scale=4))) is not None
-    assert sum("waiting for the model registry" in note for note in notebook.notes) == 2
-    monkeypatch.setattr("sesr_lab.lifecycle.STORE_PATIENCE_S", 0.0)
+    assert sum("waiting: " in note for note in notebook.notes) == 2
+    monkeypatch.setattr("sesr_lab.lab.STORE_PATIENCE_S", 0.0)
     away = iter([True] * 9)
     with pytest.raises(StoreError, match="does not answer"):
         Parents(here).ensure(task_of(here, config(data, scale=4)))

@@ -26,7 +26,7 @@ from sesr_lab.model import SESR, from_weights, run_collapsed
 from sesr_lab.registry import ModelFacts, Version, champion, load, load_file, promote, publish, resolve, versions
 from sesr_lab.store import is_http
 from sesr_lab.tracking import RunLog, Tracker, open_store
-from sesr_lab.version import parent_tags
+from sesr_lab.version import lineage_of
 
 PHOTOS, DIV2K = "aaaaaaaa00000000", "bbbbbbbb11111111"
 NAME = "sesr-m1-f4-p8-collapsed-x2"
@@ -316,7 +316,7 @@ def test_all_versions_are_listed_over_many_pages(tracker: Tracker, monkeypatch: 
 def test_a_x4_network_names_its_parent_for_good(tracker: Tracker) -> None:
     parent = published(tracker)
     run = start(tracker)
-    run.set_tags(parent_tags(parent))
+    run.set_tags(lineage_of(parent).tags)
     run.log_model_input(parent.model_id)
     run.log_model_input(parent.model_id)  # again after a resume
     child = publish(
@@ -325,7 +325,7 @@ def test_a_x4_network_names_its_parent_for_good(tracker: Tracker) -> None:
         name="sesr-m1-f4-p8-collapsed-x4",
         weights=network_weights(4),
         facts=facts_of(scale=4),
-        parent=parent,
+        parent=lineage_of(parent),
     )
     assert child.parent == f"{NAME}/1"
     assert child.tags["sesr.parent.sha256"] == parent.sha256

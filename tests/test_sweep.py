@@ -18,8 +18,9 @@ from sesr_lab import trial
 from sesr_lab.claims import Claims
 from sesr_lab.config import TrialConfig
 from sesr_lab.errors import ConfigError, StoreError
-from sesr_lab.ledger import pareto, standing, stored
-from sesr_lab.lifecycle import Interrupted
+from sesr_lab.lab import Interrupted
+from sesr_lab.ledger import standing, stored
+from sesr_lab.outcome import pareto
 from sesr_lab.sweep import sweep
 
 

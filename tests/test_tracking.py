@@ -222,17 +222,19 @@ def test_runs_are_found_by_tags_and_status_over_many_pages(tracker: Tracker, mon
     assert tracker.runs(tracker.experiment("empty")) == []
 
 
-def test_reaping_ends_lost_runs_and_no_others(tracker: Tracker) -> None:
-    experiment = tracker.experiment("trials")
-    mine = {"sesr.study": "mine"}
-    lost, kept = (tracker.start_run(experiment, "r", tags=mine) for _ in range(2))
-    other = tracker.start_run(experiment, "r", tags={"sesr.study": "other"})
-    done = tracker.start_run(experiment, "r", tags=mine)
-    done.end("FINISHED")
-    assert [info.run_id for info in tracker.reap(tags=mine, keep={kept.run_id})] == [lost.run_id]
+def test_a_reaped_run_is_killed_and_lost(tracker: Tracker) -> None:
+    lost = tracker.start_run(tracker.experiment("trials"), "r")
+    tracker.reap_run(tracker.run(lost.run_id))
     info = tracker.run(lost.run_id)
     assert (info.status, info.tags["sesr.end"]) == ("KILLED", "lost")
-    assert [tracker.run(log.run_id).status for log in (kept, other, done)] == ["RUNNING", "RUNNING", "FINISHED"]
+
+
+def test_a_store_knows_the_runs_that_it_holds(tracker: Tracker) -> None:
+    held, deleted = (tracker.start_run(tracker.experiment("trials"), "r") for _ in range(2))
+    tracker.client.delete_run(deleted.run_id)
+    assert tracker.holds(held.run_id)
+    assert not tracker.holds(deleted.run_id)
+    assert not tracker.holds("f" * 32)
 
 
 # What a run logs
