@@ -9,11 +9,12 @@ READY := $(VENV)/.ready
 sweep: $(READY)
 	$(BIN)/sesr-lab sweep
 
+# One thread for each of two processes: the tests' networks are too small to share.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

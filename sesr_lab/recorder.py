@@ -19,9 +19,6 @@ from sesr_lab.runlog import RunLog
 from sesr_lab.strip import draw_strip
 from sesr_lab.trainer import Checkpoint, Evaluation, Restart
 
-AVERAGE = "average."
-"""What a training state calls the averaged weights, by which a network is scored."""
-
 
 class Recorder:
     """Consumes one trial's events.
@@ -75,7 +72,14 @@ class Recorder:
             self.run.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
         elif isinstance(event, Checkpoint):
             checkpoint.write(self.run.run_id, event.state)
-            self.run.log_file(_scored_weights(event), "checkpoints/last.safetensors")
+            self.run.log_file(self._scored_weights(event), "checkpoints/last.safetensors")
+
+    def _scored_weights(self, event: Checkpoint) -> bytes:
+        """The weights by which the network is scored, as a safetensors file that any MODEL may be."""
+        averaged = self.task.config.resolved_recipe().ema_decay is not None
+        prefix = "average." if averaged else "weights."  # by these names a training state holds them
+        weights = {k.removeprefix(prefix): v.contiguous() for k, v in event.state.items() if k.startswith(prefix)}
+        return bytes(save(weights))
 
     def _finish(self, end: trial.Finished) -> Outcome:
         if end.status == "stopped":
@@ -131,12 +135,6 @@ class Recorder:
             model=None if version is None else version.uri,
             parent=None if self.parent is None else self.parent.name,
         )
-
-
-def _scored_weights(event: Checkpoint) -> bytes:
-    """The weights at a checkpoint as a safetensors file that any MODEL may be."""
-    weights = {k.removeprefix(AVERAGE): v.contiguous() for k, v in event.state.items() if k.startswith(AVERAGE)}
-    return bytes(save(weights))
 
 
 def _constants(started: trial.Started) -> dict[str, float]:

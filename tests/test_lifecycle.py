@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from labs import TINY, lab, photographs, storage, study
 from mlflow_store import new_store
 
@@ -17,8 +18,11 @@ from sesr_lab.catalog import versions
 from sesr_lab.claims import Claims
 from sesr_lab.config import TrialConfig
 from sesr_lab.errors import ModelError, ParentError, StoreError
+from sesr_lab.evaluate import Validator
 from sesr_lab.lab import Interrupted, Task
 from sesr_lab.lifecycle import DATABASE, reap, resumable_run
+from sesr_lab.model import from_weights
+from sesr_lab.named import find
 from sesr_lab.single import train
 from sesr_lab.sweep import sweep
 from sesr_lab.weights import EXPANDED
@@ -59,6 +63,17 @@ def test_a_stopped_run_goes_on_from_what_it_started_from_though_a_better_parent_
     child = versions(here.tracker)[-1]
     assert child.tags["sesr.parent.version"] == "1"
     assert here.tracker.run(outcome.run_id).tags["sesr.parent.version"] == "1"
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_the_last_checkpoint_in_mlflow_is_a_network_as_it_was_scored(tmp_path: Path, data: str, recipe: str) -> None:
+    here, _ = lab(tmp_path)
+    outcome = train(config(data, recipe=recipe), here)
+    (file,) = tmp_path.glob("mlruns/**/checkpoints/last.safetensors")
+    found = find(here.tracker, str(file))
+    valid = trial.load_data(data, 2).valid
+    score = Validator(valid, 2, torch.device("cpu"))(from_weights(found.weights))
+    assert score.psnr == pytest.approx(outcome.final_psnr, abs=1e-6)
 
 
 def test_a_parent_that_is_a_file_is_named_with_its_checksum(tmp_path: Path, data: str) -> None:
