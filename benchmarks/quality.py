@@ -32,7 +32,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     print(f"{machine()}; {options.preset} x{options.scale}, {options.seconds or ''} s, {options.steps or ''} steps")
     scorer = FolderScore(options.score, options.scale)
-    pool = PatchPool(pairs_of(options.train, options.scale), scale=options.scale, device=torch.device("cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pool = PatchPool(pairs_of(options.train, options.scale), scale=options.scale, device=device)
     rows, reached = [], {}
     for name in options.recipes:
         curves = [_curve(name, seed, pool, scorer, options) for seed in options.seeds]
@@ -76,7 +77,7 @@ def _curve(name: str, seed: int, pool: PatchPool, scorer: FolderScore, options: 
         return score
 
     settings = recipe(name, options.scale, learning_rate=options.learning_rate)  # type: ignore[arg-type]
-    run = network(options.preset, scale=options.scale, seed=seed)
+    run = network(options.preset, scale=options.scale, seed=seed).to(pool.rows.device)
     budget = Budget(steps=options.steps, max_seconds=options.seconds)
     curve: Curve = []
     for event in fit(
