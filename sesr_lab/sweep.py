@@ -164,10 +164,9 @@ class _Driver:
         """Goes on with the trials that a killed or stopped driver left, before anything new is asked."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             asked = optuna.trial.Trial(self.study, frozen._trial_id)
-            run_id = self._run_of(frozen)
-            if run_id is None and OUTCOME not in frozen.user_attrs and self._settled(asked):
-                continue
-            self._run(asked, run_id)
+            begun = {"run_id", OUTCOME} & frozen.user_attrs.keys()
+            if begun or not self._settled(asked):
+                self._run(asked, self._run_of(frozen))
 
     def _run_of(self, frozen: FrozenTrial) -> str | None:
         """The MLflow run of a trial, by its stored id or by its tags (a kill can fall between the two)."""
