@@ -260,7 +260,8 @@ def _download(tracker: Tracker, version: Version, folder: Path) -> Path:
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracker.uri))
     except (MlflowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        if is_transient(error):
+        is_gone = "404" in str(error) or "does not exist" in str(error).lower()
+        if is_transient(error) and not is_gone:  # MLflow gives one code to all failures of a download
             raise StoreError(f"{version.uri}: cannot be fetched now: {reason}; is the MLflow server up?") from error
         raise ModelError(f"{version.uri}: {EXPANDED} cannot be fetched ({reason}); {_again(version)}") from error
 

@@ -168,7 +168,7 @@ def test_spaces_that_are_continuous_or_too_large_are_not_listed() -> None:
 
 
 def test_a_trial_is_the_studys_settings_with_the_points_on_top() -> None:
-    spec = study('trials = 1\nseed = 7\nenqueue = ["XL"]\n[space]\nm = [2]\n[train]\nscale = 4\nsteps = 9')
+    spec = study('trials = 1\nseed = 7\nenqueue = ["XL"]\n[space]\nm = [2, 11]\n[train]\nscale = 4\nsteps = 9')
     assert spec.trial({"m": 2}) == TrialConfig(m=2, scale=4, steps=9, seed=7)
     assert spec.trial({"m": 2, "seed": 3}).seed == 3
     assert list(spec.enqueue) == [PRESETS["xl"]]
@@ -225,3 +225,8 @@ def test_the_summary_counts_networks_over_the_limit() -> None:
         "over the limit": 2,
         "each trial": "steps = 9",
     }
+
+
+def test_a_network_that_is_not_in_the_space_cannot_be_enqueued() -> None:
+    with pytest.raises(ConfigError, match=r"enqueue: f = 12 is not in space\.f; add it there"):
+        study("trials = 1\nenqueue = [{m = 2, f = 12}]\n[space]\nm = [2]\nf = [8, 16]")
