@@ -27,6 +27,7 @@
 #define SUBPIXELS (SCALE * SCALE) /* channels of the output */
 #define TILE (16 / BLOCKS)        /* pixels that a convolution computes at once: 16 sums in registers */
 #define BORDER 2
+#define SPINS 4000                /* pauses before a waiting thread sleeps */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 
@@ -73,6 +74,8 @@ typedef struct {
     float *grad, *slope;                  /* slope: (m, WIDE) */
     Room *rooms;
     atomic_int waiting, phase, signal; /* signal: 0 until all threads stand ready */
+    pthread_mutex_t lock;
+    pthread_cond_t turned;
 } Team;
 
 /* ---- numbers ---- */
@@ -598,17 +601,24 @@ static void update(const Team *team, long thread, long step, double rate)
 
 /* ---- threads ---- */
 
+/* All threads meet here. Who waits spins for some microseconds, as the others are at work on their cores; where other
+ * processes want these cores too, it then sleeps, for a spinning thread would keep the core from the one it waits for. */
 static void meet(Team *team)
 {
     int phase = atomic_load(&team->phase);
     if (atomic_fetch_add(&team->waiting, 1) == team->job->threads - 1) {
         atomic_store(&team->waiting, 0);
+        pthread_mutex_lock(&team->lock);
         atomic_store(&team->phase, phase + 1);
+        pthread_cond_broadcast(&team->turned);
+        pthread_mutex_unlock(&team->lock);
         return;
     }
-    for (long spins = 0; atomic_load(&team->phase) == phase; spins++)
-        if (spins < 2000) _mm_pause();
-        else sched_yield();
+    for (long spins = 0; spins < SPINS; spins++, _mm_pause())
+        if (atomic_load(&team->phase) != phase) return;
+    pthread_mutex_lock(&team->lock);
+    while (atomic_load(&team->phase) == phase) pthread_cond_wait(&team->turned, &team->lock);
+    pthread_mutex_unlock(&team->lock);
 }
 
 static long grad_size(const Layer *layer, int is_head, int is_tail)
@@ -767,7 +777,8 @@ int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
 int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, const double *rates, float *losses)
 {
     Team team = {.job = job, .first = first, .steps = steps, .plan = plan, .rates = rates, .losses = losses,
-                 .layer_count = job->blocks + 2};
+                 .layer_count = job->blocks + 2, .lock = PTHREAD_MUTEX_INITIALIZER,
+                 .turned = PTHREAD_COND_INITIALIZER};
     Arena arena = {0};
     set_team(&team, &arena);
     arena.start = aligned_alloc(64, arena.used);
