@@ -14,6 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sesr_lab.errors import ConfigError, SesrError
+from sesr_lab.options import (
+    BatchSize,
+    BlockType,
+    Device,
+    Engine,
+    F,
+    FeatureSize,
+    Json,
+    M,
+    ModelName,
+    Patch,
+    Preset,
+    Scale,
+    Storage,
+    Store,
+)
 
 if TYPE_CHECKING:
     from sesr_lab.lab import Lab
@@ -31,39 +47,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, fetch and check data sources.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
-Store = Annotated[
-    str | None,
-    typer.Option("--tracking-uri", help="MLflow's store [MLFLOW_TRACKING_URI, else MLflow's own default here]."),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option("--storage", envvar="SESR_LAB_STORAGE", help="Optuna's storage URL [sqlite:///optuna.db here]."),
-]
-Device = Annotated[str, typer.Option("--device", help="auto (the GPU where there is one), cpu, cuda, cuda:1 …")]
-Engine = Annotated[str, typer.Option("--engine", help="auto (the fastest), simple, compiled, kernel or graph.")]
-Scale = Annotated[int, typer.Option("--scale", help="2 or 4.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="m3, m5, m7, m11 or xl: the paper's m, f, feature size.")]
-M = Annotated[int | None, typer.Option("--m", help="Number of 3x3 blocks [5].")]
-F = Annotated[int | None, typer.Option("--f", "--int-features", "--int_features", help="Channels between blocks [16].")]
-FeatureSize = Annotated[
-    int | None,
-    typer.Option("--feature-size", "--feature_size", help="Channels inside a block while it is expanded [256]."),
-]
-BlockType = Annotated[
-    str | None,
-    typer.Option(
-        "--block", "--linear-block-type", "--linear_block_type", help="collapsed or expanded training [collapsed]."
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Patches in a batch [recipe's].")]
-Patch = Annotated[
-    int | None, typer.Option("--patch", help="Side of a high-resolution patch, a multiple of the scale [recipe's].")
-]
-ModelName = Annotated[
-    str, typer.Option("--model-name", "--model_name", help="First word of registered models' names, in lower case.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -123,13 +106,13 @@ def train(
     block: BlockType = None,
     scale: Scale = 2,
     recipe: Annotated[str, typer.Option("--recipe", help="fast (ours) or paper (the reference's).")] = "fast",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the pictures [300].")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the pictures (300).")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps to train, instead of epochs.")] = None,
     max_seconds: Annotated[float | None, typer.Option("--max-seconds", help="Seconds to train, at most.")] = None,
     batch_size: BatchSize = None,
     patch: Patch = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--learning_rate", help="Rate, or its peak [recipe's].")
+        float | None, typer.Option("--learning-rate", "--learning_rate", help="Rate, or its peak (recipe's).")
     ] = None,
     data: Annotated[str, typer.Option("--data", help="photos, div2k, folder:PATH or hub:REPO.")] = "photos",
     seed: Annotated[int, typer.Option("--seed", help="Decides the first weights and the order of patches.")] = 0,
