@@ -6,7 +6,7 @@ All of it goes to standard error; standard output is for results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -35,6 +35,7 @@ class LiveView:
         self.outcomes: list[Outcome] = []
         self.best_psnr: float | None = None
         self.bicubic: float | None = None
+        self.label = ""
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -47,6 +48,10 @@ class LiveView:
     def note(self, text: str) -> None:
         self.live.console.print(Text(text, style="yellow" if text.startswith("warning") else "dim"))
 
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        self.outcomes = list(outcomes)
+        self.note(text)
+
     def preparing(self, done: int, total: int, text: str) -> None:
         if not self.bar.task_ids:
             self.bar.add_task("", psnr="", left="")
@@ -54,12 +59,14 @@ class LiveView:
 
     def begin(self, label: str) -> None:
         self._clear()
+        self.label = label
         self.bar.add_task(label, total=1.0, psnr="preparing", left="")
         self.best_psnr = None
 
     def event(self, event: trial.Event) -> None:
         if isinstance(event, trial.Started):
             self.bicubic = event.bicubic.psnr
+            self.bar.update(self.bar.task_ids[-1], description=self.label, total=1.0, completed=0.0)
         if isinstance(event, Evaluation):
             self.best_psnr = max(event.score.psnr, self.best_psnr or 0.0)
         if isinstance(event, Step):
@@ -98,6 +105,9 @@ class PlainView:
     def note(self, text: str) -> None:
         self._line(text)
 
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        self.note(text)
+
     def preparing(self, done: int, total: int, text: str) -> None:
         if time.monotonic() - self.said > PLAIN_EVERY_S:
             self.said = time.monotonic()
@@ -133,7 +143,11 @@ def watching(title: str) -> Iterator[View]:
         return
     view = LiveView(console, title)
     with view.live:
-        yield view
+        try:
+            yield view
+        except BaseException:
+            view.live.transient = False  # what was done so far stays on the screen
+            raise
 
 
 @contextmanager

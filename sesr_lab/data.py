@@ -72,7 +72,8 @@ class Data:
         if min(height, width) < patch:
             found = f"{self.train_names[at]} is {width}x{height} at low resolution, the patch {patch}x{patch}"
             largest = min(height, width) * self.scale  # --patch counts high-resolution pixels
-            raise DataError(f"{self.source}: {found}; use --patch {largest} or less, or remove the picture")
+            advice = f"use --patch {largest} or less, or remove the picture" if largest >= 16 else "remove the picture"
+            raise DataError(f"{self.source}: {found}; {advice}")
 
 
 def load(source: str, *, scale: int, cache: Path | None = None, progress: Progress | None = None) -> Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -27,6 +27,10 @@ class View(Protocol):
 
     def note(self, text: str) -> None:
         """Says one line."""
+        ...
+
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        """Trials that an earlier process ended, and one line about them."""
         ...
 
     def preparing(self, done: int, total: int, text: str) -> None:

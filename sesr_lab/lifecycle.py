@@ -80,6 +80,8 @@ def carry_out(
             raise
     if outcome.result != "finished":
         lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
+    elif (outcome.psnr or 0.0) < (outcome.bicubic_psnr or 0.0):
+        lab.view.note(f"warning: {task.label} is below bicubic after {outcome.steps} steps; train it for longer")
     lab.view.end(outcome)
     return outcome
 
@@ -134,6 +136,8 @@ def _open(lab: Lab, task: Task, data: Data, parent: Named | None, run_id: str | 
     if attempt.state is not None:
         step = int(attempt.state["step"])
         lab.view.note(f"{task.label}: going on from step {step} of run {run_id}")
+    elif parent is not None:
+        lab.view.note(f"{task.label}: starts from {parent.name}")
     elif run_id is not None:
         lab.view.note(f"{task.label}: run {run_id} left no checkpoint here; training it from its start")
     return attempt

@@ -109,10 +109,14 @@ class StudySpec(Frozen):
                 raise ValueError(f"space.{key}: found a range; list its values (ranges are for {CONTINUOUS[0]})")
             if key in self.train:
                 raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
-        for settings in self.enqueue:
-            for key in settings.keys() & self.space.keys():
-                if not holds(self.space[key], settings[key]):
-                    raise ValueError(f"enqueue: {key} = {settings[key]!r} is not in space.{key}; add it there")
+        outside = [
+            f"{key} = {settings[key]!r} is not in space.{key}"
+            for settings in self.enqueue
+            for key in self.space
+            if key in settings and not holds(self.space[key], settings[key])
+        ]
+        if outside:
+            raise ValueError(f"enqueue: {', '.join(dict.fromkeys(outside))}; add it there")
         if not self.space and not self.enqueue and self.candidates is None:
             raise ValueError("space: missing; give [space], enqueue or candidates")
         return self
@@ -187,7 +191,7 @@ def slug(text: str) -> str:
 
 def space_summary(spec: StudySpec) -> dict[str, object]:
     """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
-    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points or [])]
+    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else _corners(spec))]
     macs = [_macs_of(spec.trial(point)) for point in points]
     allowed = [count for count in macs if spec.max_macs is None or count <= spec.max_macs]
     return {
@@ -198,6 +202,14 @@ def space_summary(spec: StudySpec) -> dict[str, object]:
         "over the limit": len(macs) - len(allowed),
         "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
     }
+
+
+def _corners(spec: StudySpec) -> list[dict[str, Choice]]:
+    """The cheapest and the dearest network of a space that cannot be listed: costs grow with every setting."""
+    axes = {key: axis for key, axis in spec.space.items() if isinstance(axis, tuple)}
+    numbers = {key: [value for value in axis if isinstance(value, int | float)] for key, axis in axes.items()}
+    first = {key: axis[0] for key, axis in axes.items()}
+    return [first | {key: pick(values) for key, values in numbers.items() if values} for pick in (min, max)]
 
 
 def _size(spec: StudySpec) -> int | str:

@@ -96,8 +96,9 @@ class _Driver:
         run = self._study_run()
         self.run_id = run.run_id
         self.study.set_user_attr(FINISHED, False)
-        if done := len(self._counted()):
-            self.lab.view.note(f"study {self.spec.name}: {done} of {self.spec.trials} networks are trained already")
+        if done := self._counted():
+            text = f"study {self.spec.name}: {len(done)} of {self.spec.trials} networks are trained already"
+            self.lab.view.recall(done, text)
         try:
             self._resume()
             while len(self._counted()) < self.spec.trials and (asked := self._next()) is not None:

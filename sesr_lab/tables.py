@@ -26,9 +26,9 @@ _NUMBERS = re.compile(r"[-+0-9.,/ ]*[KMGT]?")
 def outcome_table(outcomes: Iterable[Outcome], *, title: str, bicubic: float | None = None) -> Table:
     """Trials with what they cost (weights, GMAC to 720p) and how they scored (dB), bicubic first."""
     outcomes = list(outcomes)
-    table = _table(title, ["trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "time", ""])
+    table = _table(title, ["trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "steps", "time", ""])
     if bicubic is not None:
-        table.add_row("bicubic", "", "", f"{bicubic:.2f}", "", "", "", "", style="dim")
+        table.add_row("bicubic", "", "", f"{bicubic:.2f}", style="dim")
     best = best_of(outcomes)
     for outcome in outcomes:
         table.add_row(*_cells(outcome), style="bold green" if outcome is best else None)
@@ -87,7 +87,15 @@ def _cells(outcome: Outcome) -> list[str]:
         scores = [f"{outcome.psnr:.2f}", gain(outcome), f"{outcome.ssim:.4f}"]
     state = "" if outcome.result == "finished" else outcome.result
     macs = f"{outcome.macs_720p / 1e9:.2f}"
-    return [outcome.label, f"{outcome.params:,}", macs, *scores, f"{outcome.seconds:.0f} s", state]
+    return [
+        outcome.label,
+        f"{outcome.params:,}",
+        macs,
+        *scores,
+        f"{outcome.steps:,}",
+        f"{outcome.seconds:.0f} s",
+        state,
+    ]
 
 
 def show_scores(results: Sequence[ModelScore], *, scale: int) -> None:

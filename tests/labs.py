@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ class Notebook:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        self.note(text)
 
     def preparing(self, done: int, total: int, text: str) -> None:
         """Not remembered."""
