@@ -106,7 +106,7 @@ def test_a_named_parent_on_other_pictures_is_a_warning_that_names_both(tmp_path:
     other = photographs(tmp_path / "more")
     (tmp_path / "more" / "a0.png").unlink()
     assert train(config(other, scale=4, parent=parent), here).parent == parent
-    (warning,) = [note for note in notebook.notes if note.startswith("warning")]
+    (warning,) = [note for note in notebook.notes if note.startswith("warning: the parent")]
     assert data in warning
     assert other in warning
 
