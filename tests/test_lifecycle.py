@@ -28,6 +28,9 @@ from sesr_lab.sweep import sweep
 from sesr_lab.weights import EXPANDED
 
 
+pytestmark = pytest.mark.slow  # whole trials and studies, several in each test
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     return photographs(tmp_path / "pictures")

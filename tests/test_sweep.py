@@ -59,6 +59,7 @@ def test_each_trial_is_a_child_run_of_the_study_with_curves_costs_and_a_register
     assert here.tracker.run(result.run_id).status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(tmp_path: Path, data: str) -> None:
     first = sweep(study(data), lab(tmp_path)[0], storage(tmp_path))
     again, notebook = lab(tmp_path)
@@ -67,6 +68,7 @@ def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(
     assert second.outcomes == first.outcomes
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) -> None:
     sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
     here, notebook = lab(tmp_path)
@@ -75,6 +77,7 @@ def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) 
     assert len(result.outcomes) == 3
 
 
+@pytest.mark.slow
 def test_no_network_is_trained_twice_and_a_small_space_ends(tmp_path: Path, data: str) -> None:
     here, notebook = lab(tmp_path)
     result = sweep(study(data, trials=50), here, storage(tmp_path))
@@ -83,6 +86,7 @@ def test_no_network_is_trained_twice_and_a_small_space_ends(tmp_path: Path, data
     assert not [trial for trial in optuna_trials(tmp_path) if trial.state.name in ("RUNNING", "WAITING")]
 
 
+@pytest.mark.slow
 def test_a_network_that_the_sampler_names_again_is_told_from_memory(tmp_path: Path, data: str) -> None:
     space = {"m": [1], "f": [2, 4], "feature_size": [8], "learning_rate": {"low": 1e-4, "high": 1e-3}}
     here, notebook = lab(tmp_path)
@@ -172,6 +176,7 @@ def test_changed_pictures_are_refused(tmp_path: Path, data: str) -> None:
         sweep(spec, lab(tmp_path)[0], storage(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_pareto_set_of_a_finished_study_is_the_list_of_another(tmp_path: Path, data: str) -> None:
     found = sweep(study(data, trials=4), lab(tmp_path)[0], storage(tmp_path))
     spec = study(data, name="next", space={}, candidates="tiny", trials=9)
