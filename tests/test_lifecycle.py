@@ -27,7 +27,6 @@ from sesr_lab.single import train
 from sesr_lab.sweep import sweep
 from sesr_lab.weights import EXPANDED
 
-
 pytestmark = pytest.mark.slow  # whole trials and studies, several in each test
 
 
