@@ -16,8 +16,6 @@ from sesr_lab.tracking import Tracker
 from sesr_lab.version import Lineage, Version, lineage_of, lineage_of_file
 from sesr_lab.weights import load_file, sha256_of
 
-ALLOWED = "a run id, models:/NAME/VERSION, models:/NAME@ALIAS, a registered name, a preset, or a weights file"
-
 
 @dataclass(frozen=True)
 class Named:

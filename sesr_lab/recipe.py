@@ -8,7 +8,6 @@ from typing import Literal
 
 Schedule = Literal["constant", "one-cycle"]
 RecipeName = Literal["paper", "fast"]
-RECIPES: tuple[RecipeName, ...] = ("fast", "paper")
 
 PAPER_PATCH = {2: 64, 4: 50}
 """LR patch sides of the reference, in pixels: HR 128 at x2 and 200 at x4."""

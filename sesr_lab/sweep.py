@@ -109,7 +109,10 @@ class _Driver:
         self.study.set_user_attr(FINISHED, True)
         result = self.result()
         if result.best is not None and result.best.psnr is not None:
-            run.log_metrics({"best_psnr": result.best.psnr, "trials": len(result.outcomes)}, step=0)
+            trained = len(
+                result.outcomes
+            )  # as the step: a study that was extended adds a point, it does not repeat one
+            run.log_metrics({"best_psnr": result.best.psnr, "trials": trained}, step=trained)
             run.set_tags({"sesr.best": result.best.model or "", "sesr.pareto": ", ".join(result.pareto)[:4000]})
         run.end("FINISHED", "finished")
         return result

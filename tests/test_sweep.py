@@ -75,6 +75,10 @@ def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) 
     result = sweep(study(data, trials=3), here, storage(tmp_path))
     assert len(notebook.begun) == 2
     assert len(result.outcomes) == 3
+    study_run = here.tracker.run(result.run_id)
+    assert study_run.metrics["trials"] == 3, "not what it was when it had ended before"
+    assert result.best is not None
+    assert study_run.metrics["best_psnr"] == pytest.approx(result.best.psnr)
 
 
 @pytest.mark.slow
