@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sesr_lab.image import downscale, luma, modcrop, shave, to_levels
-from sesr_lab.metrics import Score, psnr
-from sesr_lab.model import SESR, from_weights
-from sesr_lab.patches import Pair
-from sesr_lab.picture import list_pictures, read_picture
+from sesr_lab.data.image import downscale, luma, modcrop, shave, to_levels
+from sesr_lab.data.patches import Pair
+from sesr_lab.data.picture import list_pictures, read_picture
+from sesr_lab.network.model import SESR, from_weights
+from sesr_lab.scores.metrics import Score, psnr
 
 PRESETS = {"m3": (3, 16, 256), "m5": (5, 16, 256), "m7": (7, 16, 256), "m11": (11, 16, 64), "xl": (11, 32, 64)}
 

@@ -13,9 +13,9 @@ import sys
 import torch
 from common import machine, network, random_pairs, table
 
-from sesr_lab.engine import make_engine
-from sesr_lab.patches import PatchPool
-from sesr_lab.recipe import recipe
+from sesr_lab.data.patches import PatchPool
+from sesr_lab.training.engine import make_engine
+from sesr_lab.training.recipe import recipe
 
 
 def main() -> None:

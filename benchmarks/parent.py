@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sesr_lab import data as sources
-from sesr_lab.evaluate import Validator, benchmark
-from sesr_lab.metrics import Score
-from sesr_lab.model import SESR
-from sesr_lab.patches import PatchPool
-from sesr_lab.recipe import recipe
-from sesr_lab.trainer import Budget, Evaluation, Fitted, fit
-from sesr_lab.transfer import HEADS, start_from
+from sesr_lab.data import dataset as sources
+from sesr_lab.data.patches import PatchPool
+from sesr_lab.network.model import SESR
+from sesr_lab.scores.evaluate import Validator, benchmark
+from sesr_lab.scores.metrics import Score
+from sesr_lab.training.recipe import recipe
+from sesr_lab.training.trainer import Budget, Evaluation, Fitted, fit
+from sesr_lab.training.transfer import HEADS, start_from
 
 SCRATCH = "scratch"
 EVALUATIONS = 5

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from common import FolderScore, machine, network, pairs_of, table
 
-from sesr_lab.metrics import Score
-from sesr_lab.patches import PatchPool
-from sesr_lab.recipe import recipe
-from sesr_lab.trainer import Budget, Evaluation, Restart, fit
+from sesr_lab.data.patches import PatchPool
+from sesr_lab.scores.metrics import Score
+from sesr_lab.training.recipe import recipe
+from sesr_lab.training.trainer import Budget, Evaluation, Restart, fit
 
 Curve = list[tuple[float, float]]
 """Seconds trained and PSNR."""

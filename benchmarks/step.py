@@ -13,10 +13,10 @@ import statistics
 import torch
 from common import interleaved, machine, network, random_pairs, table
 
-from sesr_lab.engine import Engine, make_engine
-from sesr_lab.kernel import KernelEngine
-from sesr_lab.patches import PatchPool
-from sesr_lab.recipe import Recipe, recipe
+from sesr_lab.data.patches import PatchPool
+from sesr_lab.training.engine import Engine, make_engine
+from sesr_lab.training.kernel import KernelEngine
+from sesr_lab.training.recipe import Recipe, recipe
 
 STEPS = {"simple": 2, "auto": 8}
 """Steps in each turn."""

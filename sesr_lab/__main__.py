@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Runs the command line and exits with its status."""
-    from sesr_lab.cli import run
+    from sesr_lab.cli.app import run
 
     sys.exit(run())
 

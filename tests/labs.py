@@ -14,12 +14,12 @@ import skimage.data
 from mlflow_store import new_store
 from PIL import Image
 
-from sesr_lab import trial
-from sesr_lab.claims import Claims
-from sesr_lab.lab import Lab
-from sesr_lab.outcome import Outcome
-from sesr_lab.study import StudySpec
-from sesr_lab.tracking import open_store
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.tracking.runs import open_store
+from sesr_lab.trials import trial
+from sesr_lab.trials.claims import Claims
+from sesr_lab.trials.lab import Lab
+from sesr_lab.trials.outcome import Outcome
 
 TINY = {"m": 1, "f": 4, "feature_size": 8}
 

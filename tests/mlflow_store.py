@@ -12,7 +12,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
-from sesr_lab.tracking import Tracker, open_store
+from sesr_lab.tracking.runs import Tracker, open_store
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

@@ -1,0 +1,169 @@
+"""What is shown while something runs: a live table and bar in a terminal, plain lines without one.
+
+All of it goes to standard error; standard output is for results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from sesr_lab.cli.tables import gain, outcome_table
+from sesr_lab.training.trainer import Evaluation
+from sesr_lab.training.trainer import Progress as Step
+from sesr_lab.trials import trial
+from sesr_lab.trials.lab import View
+from sesr_lab.trials.outcome import Outcome, best_of
+
+ROWS_SHOWN = 12
+"""Trials in the live table; the end table has them all."""
+PLAIN_EVERY_S = 15.0
+"""Without a terminal, a running trial says where it stands at most this often."""
+
+
+class LiveView:
+    """A table of the trials so far and a bar for the running one, redrawn in place."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.title = title
+        self.outcomes: list[Outcome] = []
+        self.best_psnr: float | None = None
+        self.bicubic: float | None = None
+        self.label = ""
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[psnr]}  {task.fields[left]}"),
+            console=console,
+            expand=True,
+        )
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
+
+    def note(self, text: str) -> None:
+        self.live.console.print(Text(text, style="yellow" if text.startswith("warning") else "dim"))
+
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        self.outcomes = list(outcomes)
+        self.note(text)
+
+    def preparing(self, done: int, total: int, text: str) -> None:
+        if not self.bar.task_ids:
+            self.bar.add_task("", psnr="", left="")
+        self.bar.update(self.bar.task_ids[-1], description=text, completed=done, total=total)
+
+    def begin(self, label: str) -> None:
+        self._clear()
+        self.label = label
+        self.bar.add_task(label, total=1.0, psnr="preparing", left="")
+        self.best_psnr = None
+
+    def event(self, event: trial.Event) -> None:
+        if isinstance(event, trial.Started):
+            self.bicubic = event.bicubic.psnr
+            self.bar.update(self.bar.task_ids[-1], description=self.label, total=1.0, completed=0.0)
+        if isinstance(event, Evaluation):
+            self.best_psnr = max(event.score.psnr, self.best_psnr or 0.0)
+        if isinstance(event, Step):
+            psnr = f"{self.best_psnr:.2f} dB" if self.best_psnr else f"loss {event.loss:.4f}"
+            self.bar.update(
+                self.bar.task_ids[-1], total=1.0, completed=event.fraction, psnr=psnr, left=time_left(event)
+            )
+
+    def end(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._clear()
+
+    def _clear(self) -> None:
+        for task in self.bar.task_ids:
+            self.bar.remove_task(task)
+
+    def _render(self) -> Group:
+        table = outcome_table(self.outcomes[-ROWS_SHOWN:], title=self.title, bicubic=self.bicubic)
+        hidden = len(self.outcomes) - ROWS_SHOWN
+        above = [Text(f"… {hidden} earlier", style="dim")] if hidden > 0 else []
+        best = best_of(self.outcomes)
+        below = [Text(f"best so far: {best.label}, {best.psnr:.2f} dB", style="green")] if best else []
+        shown = [table] if self.outcomes else []
+        return Group(*above, *shown, *below, self.bar)
+
+
+class PlainView:
+    """One line for each thing that happens, and one now and then while a trial runs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.label = ""
+        self.psnr: float | None = None
+        self.said = time.monotonic()
+
+    def note(self, text: str) -> None:
+        self._line(text)
+
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        self.note(text)
+
+    def preparing(self, done: int, total: int, text: str) -> None:
+        if time.monotonic() - self.said > PLAIN_EVERY_S:
+            self.said = time.monotonic()
+            self._line(f"{text}: {done / max(total, 1):.0%}")
+
+    def begin(self, label: str) -> None:
+        self.label, self.psnr, self.said = label, None, time.monotonic()
+        self._line(f"{label}: started")
+
+    def event(self, event: trial.Event) -> None:
+        if isinstance(event, Evaluation):
+            self.psnr = event.score.psnr
+        if isinstance(event, Step) and time.monotonic() - self.said > PLAIN_EVERY_S:
+            self.said = time.monotonic()
+            psnr = f"{self.psnr:.2f} dB, " if self.psnr else ""
+            self._line(f"{self.label}: {event.fraction:.0%}, step {event.step}, {psnr}{time_left(event)}")
+
+    def end(self, outcome: Outcome) -> None:
+        psnr = f"{outcome.psnr:.2f} dB ({gain(outcome)}), " if outcome.psnr else ""
+        macs = f"{outcome.macs_720p / 1e9:.2f} GMAC"
+        self._line(f"{outcome.label}: {outcome.result}: {psnr}{macs}, {outcome.seconds:.0f} s")
+
+    def _line(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def watching(title: str) -> Iterator[View]:
+    """A view on standard error for as long as something runs."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield PlainView(console)
+        return
+    view = LiveView(console, title)
+    with view.live:
+        try:
+            yield view
+        except BaseException:
+            view.live.transient = False  # what was done so far stays on the screen
+            raise
+
+
+@contextmanager
+def loading() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for files that are fetched and prepared: called with what is done, out of how much, and its name."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def time_left(step: Step) -> str:
+    """The time that a run still needs at its present speed."""
+    if step.fraction <= 0:
+        return ""
+    seconds = round(step.seconds * (1 - step.fraction) / step.fraction)
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"{minutes}:{seconds % 60:02} left"

@@ -1,0 +1,1 @@
+"""The SESR network and its price."""

@@ -1,0 +1,1 @@
+"""Published networks: written, found, loaded."""

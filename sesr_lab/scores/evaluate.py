@@ -1,0 +1,218 @@
+"""Benchmark scores as the papers compute them, on luma.
+
+HR is cut to a multiple of the scale; LR is made from it by MATLAB's bicubic on 8-bit RGB, or comes with the set;
+the network upscales LR luma; its output is clipped and rounded to 8 bits and compared with HR luma, which is not
+rounded; `scale` pixels are shaved off each side; PSNR has a peak of 255.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sesr_lab.data.image import luma, shave, to_levels, upscale
+from sesr_lab.data.pair import Row, Sample, whole_sample
+from sesr_lab.data.sources import Location, paired_rows
+from sesr_lab.network.model import SESR, run_collapsed
+from sesr_lab.scores.metrics import Score, psnr, ssim
+from sesr_lab.scores.truth import Truth
+
+Levels = NDArray[np.float64]
+Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Luma (h, w) in [0, 1] to luma (scale·h, scale·w), not clipped."""
+Scored = Upscaler | Literal["bicubic"]
+"""What can be scored: a network, or bicubic upscaling of the RGB picture."""
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """One picture's scores: PSNR in dB (inf if perfect) and SSIM."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """A benchmark set's scores: means over its pictures."""
+
+    set: str
+    psnr: float
+    ssim: float
+    pictures: tuple[PictureScore, ...]
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """What `evaluate` reports of one model; params and MACs are None for bicubic."""
+
+    model: str
+    params: int | None
+    macs_720p: int | None
+    sets: tuple[SetScore, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON values; a score that JSON has no number for (inf, NaN) is None."""
+        document: dict[str, Any] = _finite(asdict(self))
+        return document
+
+
+@dataclass(frozen=True)
+class Benchmark(Sequence[Sample]):
+    """A folder's pictures as samples, each decoded when it is asked for."""
+
+    name: str
+    scale: int
+    locations: tuple[Location, ...]
+
+    @property
+    def lr_origin(self) -> Literal["bicubic", "paired"]:
+        """Whether LR is made here, or comes with the set."""
+        return "bicubic" if self.locations[0].lr is None else "paired"
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return whole_sample(_row(self.locations[index]), self.scale)
+
+
+def benchmark(folder: Path, scale: int) -> Benchmark:
+    """The pictures of a folder, or of its `HR/` with the LR of its `LR_x{scale}/` if it has one.
+
+    Raises:
+        DataError: no such folder, no pictures, or an LR picture is missing; and, when a picture is asked for, that
+            it is damaged or too small, or that HR and LR do not match.
+    """
+    name = folder.resolve().parent.name if folder.name == "HR" else folder.resolve().name
+    return Benchmark(name, scale, tuple(paired_rows(folder, scale=scale)))
+
+
+def network_upscaler(network: SESR, device: torch.device) -> Upscaler:
+    """The network as a function of one picture's luma: collapsed, in float32, on `device`."""
+    network = network.to(device)
+
+    def run(luma01: NDArray[np.float32]) -> NDArray[np.float32]:
+        picture = torch.from_numpy(np.ascontiguousarray(luma01, np.float32)).to(device)
+        output: NDArray[np.float32] = collapsed_forward(network, picture[None, None])[0, 0].cpu().numpy()
+        return output
+
+    return run
+
+
+@torch.no_grad()
+def collapsed_forward(network: SESR, x: Tensor) -> Tensor:
+    """Luma (N, 1, h, w) to (N, 1, scale·h, scale·w) through the collapsed network, in full float32."""
+    with torch.autocast(x.device.type, enabled=False), _exact_convolutions(x.device):
+        return F.pixel_shuffle(run_collapsed(network.collapse(), x.float()), network.scale)
+
+
+def bicubic_levels(sample: Sample, scale: int) -> Levels:
+    """Luma in [0, 255] of the LR picture upscaled by MATLAB's bicubic and rounded to 8 bits, (scale·h, scale·w)."""
+    return luma(upscale(sample.lr, scale))
+
+
+def score_sample(sample: Sample, scored: Scored, *, scale: int) -> PictureScore:
+    """PSNR and SSIM of one picture upscaled `scale` times."""
+    if scored == "bicubic":
+        levels = bicubic_levels(sample, scale)
+    else:
+        levels = to_levels(scored((luma(sample.lr) / 255).astype(np.float32)))
+    truth, levels = shave(luma(sample.hr), scale), shave(levels, scale)
+    return PictureScore(sample.name, psnr(levels, truth), ssim(levels, truth))
+
+
+def score_set(
+    name: str,
+    samples: Sequence[Sample],
+    scored: Scored,
+    *,
+    scale: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> SetScore:
+    """Scores of a set and of each picture in it.
+
+    Args:
+        progress: called after each picture with how many are done, how many there are, and the set's name.
+    """
+    pictures = []
+    for sample in samples:
+        pictures.append(score_sample(sample, scored, scale=scale))
+        if progress is not None:
+            progress(len(pictures), len(samples), name)
+    means = np.mean([(picture.psnr, picture.ssim) for picture in pictures], axis=0)
+    return SetScore(name, float(means[0]), float(means[1]), tuple(pictures))
+
+
+class Validator:
+    """Scores networks on one validation set; called with a network, gives its `Score`."""
+
+    def __init__(self, valid: Sequence[Sample], scale: int, device: torch.device) -> None:
+        self.valid, self.scale, self.device = valid, scale, device
+        # Apple's GPUs have no float64, which SSIM needs: scores are then computed on the CPU.
+        measuring = device if device.type == "cuda" else torch.device("cpu")
+        self._inputs = [_input(sample, device) for sample in valid]
+        self._truths = [Truth(luma(sample.hr), scale, measuring) for sample in valid]
+        self.bicubic = self._mean([torch.from_numpy(bicubic_levels(s, scale)).to(measuring) for s in valid])
+        """What bicubic upscaling scores on the same pictures."""
+
+    def __call__(self, network: SESR) -> Score:
+        """Mean PSNR and SSIM of the network's 8-bit luma; NaN from a network that gives NaN."""
+        return self._mean([self._levels(network, index) for index in range(len(self.valid))])
+
+    def strip(self, network: SESR, index: int = 0) -> tuple[Levels, Levels, Levels]:
+        """One validation picture by bicubic, by the network, and as it should be: luma in [0, 255], (H, W)."""
+        sample = self.valid[index]
+        levels = self._levels(network, index).cpu().numpy()
+        return bicubic_levels(sample, self.scale), levels, luma(sample.hr)
+
+    def _levels(self, network: SESR, index: int) -> Tensor:
+        """The network's output as whole levels, (H, W) float64."""
+        output = collapsed_forward(network, self._inputs[index])[0, 0].to(self._truths[index].device)
+        return torch.floor(output.double().clamp(0, 1) * 255 + 0.5)
+
+    def _mean(self, pictures: Sequence[Tensor]) -> Score:
+        scores = [truth.score(levels) for truth, levels in zip(self._truths, pictures, strict=True)]
+        psnr, ssim = torch.stack(scores).mean(0).tolist()  # the only wait for the device
+        return Score(psnr=psnr, ssim=ssim)
+
+
+def _input(sample: Sample, device: torch.device) -> Tensor:
+    """The LR luma that a network is given, (1, 1, h, w) float32 in [0, 1]."""
+    return torch.from_numpy(luma(sample.lr) / 255).float().to(device)[None, None]
+
+
+def _exact_convolutions(device: torch.device) -> Any:
+    """Convolutions without TF32, which keeps 10 of float32's 23 bits and is cuDNN's default."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
+
+
+def _row(location: Location) -> Row:
+    """A picture's files in the form that `datasets` gives them."""
+    files = {"hr": location.hr, "lr": location.lr}
+    return {"name": location.name} | {key: file and {"bytes": None, "path": file} for key, file in files.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

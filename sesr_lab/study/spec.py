@@ -1,0 +1,335 @@
+"""A study: a space of networks, how to search it, and what each trial holds fixed. Read from TOML, strictly."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sesr_lab.errors import ConfigError
+from sesr_lab.network.cost import costs
+from sesr_lab.study.config import PRESETS, Frozen, TrialConfig, checked, explain, one_of, preset
+
+Choice = bool | int | float | str
+Objective = Literal["pareto", "psnr"]
+Sampler = Literal["tpe", "random"]
+
+CONTINUOUS = ("learning_rate",)
+SEARCHABLE = (
+    "m",
+    "f",
+    "feature_size",
+    "block",
+    "learning_rate",
+    "batch_size",
+    "patch",
+    "seed",
+    "recipe",
+    "steps",
+    "epochs",
+    "max_seconds",
+)
+ENUMERABLE = 4096
+"""Spaces with at most so many points are listed, so that none is tried twice and their end is known."""
+
+
+class Range(Frozen):
+    """A continuous setting: from `low` to `high`, drawn evenly or evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low: {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low: {self.low:g} is not positive; a log range needs that")
+        return self
+
+
+Axis = tuple[Choice, ...] | Range
+
+
+class StudySpec(Frozen):
+    """One study, as its TOML file describes it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    trials: Annotated[int, Field(ge=1, le=100_000)]
+    """Networks to train; those known already, or over the limit, cost nothing and do not count."""
+    objective: Objective = "pareto"
+    max_macs: Annotated[float, Field(gt=0)] | None = None
+    """The MAC budget to a 1280×720 picture; networks over it are not trained."""
+    sampler: Sampler = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    space: dict[str, Axis] = Field(default_factory=dict)
+    enqueue: Annotated[tuple[dict[str, Choice], ...], Field(strict=False)] = ()
+    """Trials to run first: a preset's name, or a table of settings."""
+    candidates: str | None = None
+    """A finished x2 study whose Pareto set is the list of trials."""
+    train: dict[str, Choice] = Field(default_factory=dict)
+    """Settings that every trial shares: any of `sesr-lab train`."""
+
+    @field_validator("max_macs", mode="before")
+    @classmethod
+    def _macs(cls, value: object) -> object:
+        return parse_macs(value) if isinstance(value, str) else value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _axes(cls, value: object) -> object:
+        return {key: _axis(key, axis) for key, axis in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _presets(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return [_preset(item) if isinstance(item, str) else _settings(item) for item in value]
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _train(cls, value: object) -> object:
+        return _settings(value)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in self.space:
+            if key not in SEARCHABLE:
+                raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")
+            if isinstance(self.space[key], Range) and key not in CONTINUOUS:
+                raise ValueError(f"space.{key}: found a range; list its values (ranges are for {CONTINUOUS[0]})")
+            if key in self.train:
+                raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
+        outside = [
+            f"{key} = {settings[key]!r} is not in space.{key}"
+            for settings in self.enqueue
+            for key in self.space
+            if key in settings and not holds(self.space[key], settings[key])
+        ]
+        if outside:
+            raise ValueError(f"enqueue: {', '.join(dict.fromkeys(outside))}; add it there")
+        if not self.space and not self.enqueue and self.candidates is None:
+            raise ValueError("space: missing; give [space], enqueue or candidates")
+        return self
+
+    @cached_property
+    def points(self) -> list[dict[str, Choice]] | None:
+        """All combinations of the space in order, or None where it is continuous or too large to list."""
+        if not self.space:
+            return []
+        if any(isinstance(axis, Range) for axis in self.space.values()):
+            return None
+        size = 1
+        for axis in self.space.values():
+            size *= len(axis) if isinstance(axis, tuple) else 1
+        if size > ENUMERABLE:
+            return None
+        combinations = product(*(axis for axis in self.space.values() if isinstance(axis, tuple)))
+        return [dict(zip(self.space, combination, strict=True)) for combination in combinations]
+
+    def trial(self, params: Mapping[str, Choice]) -> TrialConfig:
+        """The trial with these settings on top of the study's own.
+
+        Raises:
+            ConfigError: they do not make a trial.
+        """
+        settings = {"seed": self.seed, **self.train, **params}
+        return checked(TrialConfig, settings, where=f"study {self.name}: trial")
+
+    def changed(self, *, trials: int | None, data: str | None) -> StudySpec:
+        """The study with another number of trials, or on other data (and then under another name)."""
+        update: dict[str, object] = {}
+        if trials is not None:
+            update["trials"] = trials
+        if data is not None and data != self.train.get("data", TrialConfig.model_fields["data"].default):
+            update |= {"train": {**self.train, "data": data}, "name": f"{self.name}-{slug(data)}"}
+            if self.candidates is not None:  # that study's numbers on the same data
+                update["candidates"] = f"{self.candidates}-{slug(data)}"
+        return self.model_copy(update=update)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What must stay the same for a stored study to go on: all but the description and how many trials."""
+        return self.model_dump(mode="json", exclude={"description", "trials"})
+
+
+def load_study(name_or_path: str) -> StudySpec:
+    """The built-in study of that name, or the one in the TOML file at that path.
+
+    Raises:
+        ConfigError: there is no such study, or something in it is wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML ({error}); mend the file") from None
+    where = _shown(path)
+    spec = checked(StudySpec, {"name": path.stem, **table}, where=where)
+    _check_trials(spec, where)
+    return spec
+
+
+def built_in() -> dict[str, Path]:
+    """The studies that travel with sesr-lab, by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+
+
+def slug(text: str) -> str:
+    """`text` as part of a study's name: what is not a letter, digit, dot or dash becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+
+
+def space_summary(spec: StudySpec) -> dict[str, object]:
+    """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
+    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else _corners(spec))]
+    macs = [_macs_of(spec.trial(point)) for point in points]
+    allowed = [count for count in macs if spec.max_macs is None or count <= spec.max_macs]
+    return {
+        "networks in the space": _size(spec),
+        "trials": spec.trials,
+        "first": len(spec.enqueue),
+        "GMAC to 720p": f"{min(macs) / 1e9:.2f} to {max(macs) / 1e9:.2f}" if macs else "",
+        "over the limit": len(macs) - len(allowed),
+        "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
+    }
+
+
+def _corners(spec: StudySpec) -> list[dict[str, Choice]]:
+    """The cheapest and the dearest network of a space that cannot be listed: costs grow with every setting."""
+    axes = {key: axis for key, axis in spec.space.items() if isinstance(axis, tuple)}
+    numbers = {key: [value for value in axis if isinstance(value, int | float)] for key, axis in axes.items()}
+    first = {key: axis[0] for key, axis in axes.items()}
+    return [first | {key: pick(values) for key, values in numbers.items() if values} for pick in (min, max)]
+
+
+def _size(spec: StudySpec) -> int | str:
+    if spec.candidates is not None:
+        return f"those of the Pareto set of {spec.candidates}"
+    if spec.points is not None:
+        return len(spec.points or spec.enqueue)
+    ranges = any(isinstance(axis, Range) for axis in spec.space.values())
+    return "continuous" if ranges else f"more than {ENUMERABLE:,}"
+
+
+def _macs_of(config: TrialConfig) -> int:
+    return costs(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale).macs_720p
+
+
+def holds(axis: Axis, value: Choice) -> bool:
+    """Whether a value lies on an axis."""
+    if isinstance(axis, tuple):
+        return value in axis
+    return isinstance(value, int | float) and axis.low <= value <= axis.high
+
+
+def parse_macs(text: str) -> float:
+    """A number of MACs from text such as `2.5G`, `800M` or `3e9`.
+
+    Raises:
+        ValueError: it is not a number of MACs.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number of MACs; write it as 2.5G, 800M or 3e9")
+    return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
+
+
+def _check_trials(spec: StudySpec, where: str) -> None:
+    """Every point that can be listed is a valid trial, so that a typo shows before the first hour of training."""
+    for part, params in _samples(spec):
+        try:
+            TrialConfig.model_validate({"seed": spec.seed, **spec.train, **params})
+        except ValidationError as error:
+            mistake = explain(error, TrialConfig)
+            key = mistake.partition(":")[0]
+            raise ConfigError(f"{where}: {part if key in params else 'train'}: {mistake}") from None
+
+
+def _samples(spec: StudySpec) -> Iterator[tuple[str, Mapping[str, Choice]]]:
+    """Trials that hold every value that can be listed, and the part of the file that they come from."""
+    for settings in spec.enqueue:
+        yield "enqueue", settings
+    if not spec.space and not spec.enqueue:
+        yield "train", {}
+    base = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in spec.space.items()}
+    for key, axis in spec.space.items():
+        for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
+            yield "space", {**base, key: value}
+
+
+def _axis(key: str, value: object) -> Axis:
+    """One axis of the space from what stands in the TOML.
+
+    Raises:
+        ValueError: it is neither a list of values nor a range.
+    """
+    if isinstance(value, dict):
+        return _range(key, value)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{key}: found {value!r}; give a list of values, or {{low = 1e-4, high = 1e-2, log = true}}")
+    for item in value:
+        _check_choice(key, item)
+    if len({*value}) < len(value):
+        raise ValueError(f"{key}: {value!r} names a value twice; keep it once")
+    return tuple(value)
+
+
+def _range(key: str, value: Mapping[str, object]) -> Range:
+    """The `Range` in a TOML table; ValueError names what is wrong with it."""
+    try:
+        return Range.model_validate(dict(value))
+    except ValidationError as error:
+        raise ValueError(f"{key}: {explain(error, Range)}") from None
+
+
+def _settings(table: object) -> object:
+    """The table, whose values are plain; what is no table is left for pydantic to refuse."""
+    if isinstance(table, dict):
+        for key, value in table.items():
+            _check_choice(key, value)
+    return table
+
+
+def _check_choice(key: str, value: object) -> None:
+    if not isinstance(value, Choice):
+        raise ValueError(f"{key}: found {value!r}; a number, a text, true or false is allowed")
+
+
+def _preset(name: str) -> dict[str, int]:
+    try:
+        return preset(name)
+    except ConfigError:
+        raise ValueError(f"preset {name!r} is unknown; {one_of(name, PRESETS)}") from None
+
+
+def _find(name_or_path: str) -> Path:
+    studies = built_in()
+    if name_or_path in studies:
+        return studies[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    if path.suffix == ".toml":
+        raise ConfigError(f"study {name_or_path}: no such file; built-in studies: {', '.join(studies)}")
+    raise ConfigError(f"study {name_or_path!r} is unknown; {one_of(name_or_path, studies)}, or a path to a .toml")
+
+
+def _folder() -> Path:
+    """Where the studies are: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "_studies"
+    return inside if inside.is_dir() else package.parent / "studies"
+
+
+def _shown(path: Path) -> str:
+    return f"studies/{path.name}" if path.parent == _folder() else str(path)

@@ -1,0 +1,1 @@
+"""The driver of a study: what Optuna is asked and told."""

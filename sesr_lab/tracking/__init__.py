@@ -1,0 +1,1 @@
+"""MLflow runs that survive an outage of their store."""

@@ -1,0 +1,316 @@
+"""What runs training steps. `simple` is plain eager PyTorch in float32: slow, and the oracle for the others."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Literal, Protocol, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
+from torch import Tensor
+
+from sesr_lab.data.patches import PatchPool
+from sesr_lab.errors import ConfigError
+from sesr_lab.network.model import SESR, Collapsed
+from sesr_lab.training import kernel
+from sesr_lab.training.recipe import Recipe
+
+EngineName = Literal["auto", "simple", "compiled", "kernel", "graph"]
+ENGINES: tuple[EngineName, ...] = ("auto", "simple", "compiled", "kernel", "graph")
+COMPILING_PAYS_SECONDS = 300
+"""A CPU run of at least this length earns back torch.compile's 20 to 60 seconds."""
+CPU_MACS_PER_SECOND, CUDA_MACS_PER_SECOND = 5e10, 5e12
+"""The pace of training on a pair of cores and on a GPU, to guess a run's length from its steps."""
+STEPS_PER_REPLAY = 8
+EAGER_STEPS = 3
+"""Steps before a CUDA graph is captured, so that all that is allocated on first use exists."""
+
+
+class Engine(Protocol):
+    """Moves a network's weights, step by step."""
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """The losses (steps,) of the steps that `plan` (steps, batch, 4) lays out, left on the device."""
+        ...
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The weights to score and keep, by the network's parameter names: their average, or as they are."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, by name; what `load` takes."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        ...
+
+
+class SimpleEngine:
+    """Plain eager PyTorch, one step after the other, as one would write it first."""
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+        self.network, self.pool, self.recipe = network, pool, recipe
+        self.device = next(network.parameters()).device
+        self.optimizer = _adam(network, recipe)
+        self.average = {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """As `Engine.run`."""
+        plan = plan.to(self.pool.rows.device)
+        return torch.stack([self._step(at, rate) for at, rate in zip(plan, learning_rates, strict=True)])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """As `Engine.averaged`."""
+        source = self.average if self.recipe.ema_decay else dict(self.network.named_parameters())
+        return {name: value.detach().clone() for name, value in source.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """As `Engine.state`."""
+        names = [name for name, _ in self.network.named_parameters()]
+        state = {f"weights.{name}": value.detach() for name, value in self.network.named_parameters()}
+        state |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{names[index]}.{key}": value for key, value in moments.items()}
+        return {name: value.detach().clone() for name, value in state.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """As `Engine.load`."""
+        with torch.no_grad():
+            for name, value in self.network.named_parameters():
+                value.copy_(state[f"weights.{name}"])
+                self.average[name].copy_(state[f"average.{name}"])
+        moments = self.optimizer.state_dict()
+        names = [name for name, _ in self.network.named_parameters()]
+        moments["state"] = {i: _below(state, f"adam.{name}.") for i, name in enumerate(names)}
+        self.optimizer.load_state_dict(moments)
+
+    def _step(self, where: Tensor, learning_rate: float | Tensor) -> Tensor:
+        lr, target = self.pool.cut(where, self.recipe.patch)
+        loss = self._loss(lr.to(self.device), target.to(self.device))
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        self._set_learning_rate(learning_rate)
+        self.optimizer.step()
+        self._update_average()
+        return loss.detach()
+
+    def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
+        output = self.network.subpixels(lr)
+        return (output.clamp(0, 1) if self.recipe.clip_output else output).sub(target).abs().mean()
+
+    def _set_learning_rate(self, learning_rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["pace"]
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.recipe.ema_decay is not None:
+            for name, value in self.network.named_parameters():
+                self.average[name].lerp_(value, 1 - self.recipe.ema_decay)
+
+
+def bfloat16_loss(weights: Collapsed, identity: Tensor, lr: Tensor, target: Tensor, clip: bool) -> Tensor:
+    """Mean absolute error with bfloat16 activations; the image, the head and the residuals' ones stay in float32.
+
+    A function of tensors alone, so that torch.compile keeps one result for all networks of a shape.
+    """
+    features = F.conv2d(lr - 0.5, weights.head, padding=2)
+    skip = features = features.to(torch.bfloat16, memory_format=torch.channels_last)
+    for weight, slope in zip((weights.body - identity).bfloat16(), weights.slopes.bfloat16(), strict=True):
+        features = F.prelu(F.conv2d(features, weight, padding=1) + features, slope)
+    output = F.conv2d(features + skip, weights.tail.bfloat16(), padding=2).float() + lr
+    return (output.clamp(0, 1) if clip else output).sub(target).abs().mean()
+
+
+class CompiledEngine(SimpleEngine):
+    """SimpleEngine with torch.compile and bfloat16, for collapsed blocks.
+
+    torch keeps what it compiled for the process's later trials of the same shape, and on disk for other processes.
+    """
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
+        super().__init__(network, pool, recipe)
+        self.identity = network.body.identity()
+        self.loss = _compiled_loss() if compiles else bfloat16_loss
+
+    def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
+        return self.loss(self.network.collapse(), self.identity, lr, target, self.recipe.clip_output)
+
+
+@cache
+def _compiled_loss() -> Callable[..., Tensor]:
+    return torch.compile(bfloat16_loss, dynamic=False)
+
+
+class GraphEngine(CompiledEngine):
+    """Whole steps, crops included, in CUDA graphs: one launch runs several, and nothing waits for the CPU."""
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
+        super().__init__(network, pool, recipe, compiles=compiles)
+        self._make_capturable()
+        self.plan = torch.zeros(STEPS_PER_REPLAY, recipe.batch_size, 4, dtype=torch.int64, device=self.device)
+        self.rates = torch.zeros(STEPS_PER_REPLAY, device=self.device)
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.eager_left = EAGER_STEPS
+
+    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """As `Engine.run`."""
+        plan = plan.to(self.device, non_blocking=True)
+        rates = torch.tensor(learning_rates, device=self.device)
+        losses, done = [], 0
+        while done < len(plan):
+            count = STEPS_PER_REPLAY if len(plan) - done >= STEPS_PER_REPLAY and not self.eager_left else 1
+            self.plan[:count].copy_(plan[done : done + count])
+            self.rates[:count].copy_(rates[done : done + count])
+            losses.append(self._replay(count))
+            done += count
+        return torch.cat(losses)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """As `Engine.load`; Adam's state lies elsewhere afterwards, so graphs are captured anew."""
+        super().load(state)
+        self._make_capturable()
+        self.graphs, self.eager_left = {}, EAGER_STEPS
+
+    def _make_capturable(self) -> None:
+        for group in self.optimizer.param_groups:
+            group |= {"capturable": True, "fused": True, "foreach": False}
+            group["lr"] = torch.zeros((), device=self.device)
+
+    def _set_learning_rate(self, learning_rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"].copy_(learning_rate * group["pace"])
+
+    def _replay(self, count: int) -> Tensor:
+        """`count` steps over self.plan: the first few eager, on the side stream that capturing asks for."""
+        if self.eager_left:
+            self.eager_left -= 1
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                losses = self._steps(count)
+            torch.cuda.current_stream().wait_stream(side)
+            return losses
+        if count not in self.graphs:
+            self.graphs[count] = self._capture(count)
+        graph, losses = self.graphs[count]
+        graph.replay()
+        return losses.clone()
+
+    def _capture(self, count: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            losses = self._steps(count)
+        return graph, losses
+
+    def _steps(self, count: int) -> Tensor:
+        return torch.stack([self._step(self.plan[i], self.rates[i]) for i in range(count)])
+
+
+def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
+    """Adam with a group for each parameter, whose `pace` the learning rate is multiplied with."""
+    paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
+    groups = [
+        {"params": [parameter], "pace": paces[name.split(".")[0]]} for name, parameter in network.named_parameters()
+    ]
+    return torch.optim.Adam(
+        groups,
+        lr=recipe.learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        amsgrad=recipe.amsgrad,
+        eps=recipe.adam_eps,
+    )
+
+
+def make_engine(
+    name: EngineName,
+    network: SESR,
+    pool: PatchPool,
+    recipe: Recipe,
+    steps: int | None = None,
+    max_seconds: float | None = None,
+) -> Engine:
+    """The engine called `name`; `auto` takes the fastest for the device, the recipe and a run of this length.
+
+    Raises:
+        ConfigError: the engine called for cannot run here.
+    """
+    if network.block == "expanded" and name not in ("auto", "simple"):
+        raise ConfigError(f"--engine {name}: it trains collapsed blocks only; use simple for expanded ones")
+    if name == "auto":
+        name = _fastest(network, pool, recipe, _seconds(network, recipe, steps, max_seconds))
+    if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
+        raise ConfigError(f"--engine kernel: {reason}; use auto")
+    if name == "graph" and not _on_cuda(network, pool):
+        raise ConfigError("--engine graph: it needs a CUDA device that holds network and data; use auto")
+    if name == "graph":
+        pays = _seconds(network, recipe, steps, max_seconds) >= COMPILING_PAYS_SECONDS
+        return GraphEngine(network, pool, recipe, compiles=pays)
+    classes = {"simple": SimpleEngine, "compiled": CompiledEngine, "kernel": kernel.KernelEngine}
+    return cast(Engine, classes[name](network, pool, recipe))
+
+
+def _fastest(network: SESR, pool: PatchPool, recipe: Recipe, seconds: float) -> EngineName:
+    """The engine that `auto` stands for; what is to train in the expanded space does so, at its cost."""
+    if network.block == "expanded":
+        return "simple"
+    if _on_cuda(network, pool):
+        return "graph"
+    reason = kernel.why_not(network, pool, recipe)
+    if reason is None:
+        return "kernel"
+    pays = seconds >= COMPILING_PAYS_SECONDS and kernel.compiler() is not None
+    chosen: EngineName = "compiled" if pays else "simple"
+    if next(network.parameters()).device.type == "cpu":
+        _say(f"training with the {chosen} engine; the fast kernel cannot be used: {reason}")
+    return chosen
+
+
+def _on_cuda(network: SESR, pool: PatchPool) -> bool:
+    return next(network.parameters()).is_cuda and pool.rows.is_cuda
+
+
+def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> float:
+    """About how long a run takes without compiling; a guess that is the same every time."""
+    weights = network.f * (25 + 9 * network.m * network.f + 25 * network.scale**2)
+    macs = 3 * weights * recipe.batch_size * recipe.patch**2
+    pace = CUDA_MACS_PER_SECOND if network.slopes.is_cuda else CPU_MACS_PER_SECOND
+    by_steps = steps * macs / pace if steps else math.inf
+    return min(by_steps, max_seconds or math.inf)
+
+
+@cache
+def _say(note: str) -> None:
+    """Warns once in a process, not at each of a sweep's trials."""
+    logging.getLogger(__name__).warning(note)
+
+
+def describe_engines() -> str:
+    """One line: which engine trains on this machine, and what keeps a faster one away."""
+    if torch.cuda.is_available():
+        return "graph: whole steps in CUDA graphs"
+    missing = kernel.missing_here()
+    return "kernel: whole steps in bfloat16 C code" if missing is None else f"simple: {missing}"
+
+
+@torch.no_grad()
+def silent_share(network: SESR, lr: Tensor) -> float:
+    """The largest share of one block's PReLUs whose input is above zero nowhere in lr (N, 1, H, W)."""
+    weights = network.collapse()
+    features = F.conv2d(lr.to(weights.head.device) - 0.5, weights.head, padding=2)
+    shares = []
+    for weight, slope in zip(weights.body, weights.slopes, strict=True):
+        features = F.conv2d(features, weight, padding=1)
+        shares.append((features.amax((0, 2, 3)) <= 0).float().mean())
+        features = F.prelu(features, slope)
+    return float(torch.stack(shares).max())
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

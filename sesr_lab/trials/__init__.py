@@ -1,0 +1,1 @@
+"""One trial, tracked, from its claim to its outcome."""

@@ -1,0 +1,127 @@
+"""Where trials run, where they are recorded, who watches, and how to wait for a store that is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from sesr_lab.data.dataset import Data
+from sesr_lab.errors import StoreError
+from sesr_lab.study.config import TrialConfig
+from sesr_lab.tracking.runs import Tracker
+from sesr_lab.trials import trial
+from sesr_lab.trials.claims import Claims
+from sesr_lab.trials.outcome import Outcome, Result
+
+T = TypeVar("T")
+
+STORE_PATIENCE_S = 120.0
+"""How long a store that does not answer is waited for where nothing can go on without it."""
+RETRY_S = 5.0
+
+
+class View(Protocol):
+    """Who shows what happens: the terminal, or nobody."""
+
+    def note(self, text: str) -> None:
+        """Says one line."""
+        ...
+
+    def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
+        """Trials that an earlier process ended, and one line about them."""
+        ...
+
+    def preparing(self, done: int, total: int, text: str) -> None:
+        """Data is being fetched or prepared: `done` of `total`."""
+        ...
+
+    def begin(self, label: str) -> None:
+        """A trial of that name starts."""
+        ...
+
+    def event(self, event: trial.Event) -> None:
+        """The running trial has got on."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """The running trial is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where trials run, where they are recorded, and who watches."""
+
+    tracker: Tracker
+    claims: Claims
+    where: trial.Place
+    view: View
+    stop: Callable[[], bool] = field(default=lambda: False)
+    prefix: str = "sesr"
+    """The first word of registered models' names."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trial to record: what it is, and where its run belongs."""
+
+    config: TrialConfig
+    experiment_id: str
+    label: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    study_run_id: str | None = None
+
+
+class Interrupted(KeyboardInterrupt):
+    """A trial was stopped at a checkpoint because the user asked; the same command goes on from there."""
+
+
+def patiently(lab: Lab, ask: Callable[[], T]) -> T:
+    """What `ask` returns, waiting for a store, registry or database that does not answer, and saying so.
+
+    Raises:
+        StoreError: it did not answer in time.
+        Interrupted: the user asked to stop.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except StoreError as error:
+            if time.monotonic() - started > STORE_PATIENCE_S:
+                raise
+            lab.view.note(f"waiting: {error}")
+            again = time.monotonic() + RETRY_S
+            while time.monotonic() < again:
+                if lab.stop():
+                    raise Interrupted("stopped while waiting for a store") from error
+                time.sleep(min(0.2, RETRY_S))
+
+
+def load_data(lab: Lab, config: TrialConfig) -> Data:
+    """The trial's data; the view shows how loading it gets on.
+
+    Raises:
+        DataError: it cannot be loaded, or a picture is smaller than the trial's patch.
+    """
+    data = trial.load_data(config.data, config.scale, lab.view.preparing)
+    data.check_patch(config.resolved_recipe().patch)
+    return data
+
+
+def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> Outcome:
+    """The outcome of a trial that has no trained network to show."""
+    costs = trial.trial_costs(task.config)
+    return Outcome(
+        label=task.label,
+        network=task.config.architecture.name,
+        scale=task.config.scale,
+        settings=task.config.architecture.model_dump(exclude={"scale"}),
+        result=result,
+        reason=reason,
+        run_id=run_id,
+        params=costs.params,
+        macs_720p=costs.macs_720p,
+    )

@@ -1,0 +1,249 @@
+"""A study from its first trial to its last, through stops, kills, changed files and known networks."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from labs import lab, photographs, spawn, storage, study, until
+
+from sesr_lab.errors import ConfigError, StoreError
+from sesr_lab.study.config import TrialConfig
+from sesr_lab.sweep.driver import sweep
+from sesr_lab.sweep.ledger import standing, stored
+from sesr_lab.trials import trial
+from sesr_lab.trials.claims import Claims
+from sesr_lab.trials.lab import Interrupted
+from sesr_lab.trials.outcome import pareto
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return photographs(tmp_path / "pictures")
+
+
+def optuna_trials(tmp_path: Path, name: str = "tiny") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=storage(tmp_path)).trials
+
+
+def test_a_study_trains_as_many_networks_as_it_names_and_tells_optuna_their_scores(tmp_path: Path, data: str) -> None:
+    here, _ = lab(tmp_path)
+    result = sweep(study(data), here, storage(tmp_path))
+    assert len(result.outcomes) == 3
+    assert {outcome.result for outcome in result.outcomes} == {"finished"}
+    told = {tuple(trial.values) for trial in optuna_trials(tmp_path) if trial.state.name == "COMPLETE"}
+    assert told == {(outcome.psnr, float(outcome.macs_720p)) for outcome in result.outcomes}
+
+
+def test_each_trial_is_a_child_run_of_the_study_with_curves_costs_and_a_registered_network(
+    tmp_path: Path, data: str
+) -> None:
+    here, _ = lab(tmp_path)
+    result = sweep(study(data, trials=1), here, storage(tmp_path))
+    (outcome,) = result.outcomes
+    run = here.tracker.run(outcome.run_id)
+    assert run.parent_run_id == result.run_id
+    assert run.status == "FINISHED"
+    assert run.metrics["psnr"] == pytest.approx(outcome.final_psnr)
+    assert run.metrics["macs_720p"] == outcome.macs_720p
+    assert run.params["m"] in "12"
+    assert {"sesr.config_fingerprint", "sesr.data_fingerprint", "sesr.study", "sesr.device"} <= run.tags.keys()
+    assert outcome.model == f"models:/sesr-{outcome.network}-x2/1"
+    assert here.tracker.run(result.run_id).status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(tmp_path: Path, data: str) -> None:
+    first = sweep(study(data), lab(tmp_path)[0], storage(tmp_path))
+    again, notebook = lab(tmp_path)
+    second = sweep(study(data), again, storage(tmp_path))
+    assert notebook.begun == []
+    assert second.outcomes == first.outcomes
+
+
+@pytest.mark.slow
+def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) -> None:
+    sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
+    here, notebook = lab(tmp_path)
+    result = sweep(study(data, trials=3), here, storage(tmp_path))
+    assert len(notebook.begun) == 2
+    assert len(result.outcomes) == 3
+    study_run = here.tracker.run(result.run_id)
+    assert study_run.metrics["trials"] == 3, "not what it was when it had ended before"
+    assert result.best is not None
+    assert study_run.metrics["best_psnr"] == pytest.approx(result.best.psnr)
+
+
+@pytest.mark.slow
+def test_no_network_is_trained_twice_and_a_small_space_ends(tmp_path: Path, data: str) -> None:
+    here, notebook = lab(tmp_path)
+    result = sweep(study(data, trials=50), here, storage(tmp_path))
+    assert Counter(outcome.network for outcome in result.outcomes).most_common(1)[0][1] == 1
+    assert len(notebook.begun) == 4, "the space has four networks"
+    assert not [trial for trial in optuna_trials(tmp_path) if trial.state.name in ("RUNNING", "WAITING")]
+
+
+@pytest.mark.slow
+def test_a_network_that_the_sampler_names_again_is_told_from_memory(tmp_path: Path, data: str) -> None:
+    space = {"m": [1], "f": [2, 4], "feature_size": [8], "learning_rate": {"low": 1e-4, "high": 1e-3}}
+    here, notebook = lab(tmp_path)
+    twice = [{"m": 1, "f": 2, "feature_size": 8, "learning_rate": 5e-4, "block": block} for block in ("collapsed",) * 2]
+    result = sweep(study(data, space=space, enqueue=twice, trials=2), here, storage(tmp_path))
+    assert len(notebook.begun) == 2
+    assert len({outcome.run_id for outcome in result.outcomes}) == 2
+
+
+def test_networks_over_the_budget_are_not_trained_and_break_a_constraint(tmp_path: Path, data: str) -> None:
+    # 25f + 9mf² + 100f weights times 640x360: f = 2 costs 66 and 74 MMAC, f = 4 costs 148 and 181 MMAC.
+    here, notebook = lab(tmp_path)
+    spec = study(data, trials=4, objective="psnr", max_macs="100M", enqueue=[{"m": 1, "f": 4, "feature_size": 8}])
+    result = sweep(spec, here, storage(tmp_path))
+    trained = [outcome for outcome in result.outcomes if outcome.result == "finished"]
+    assert {outcome.settings["f"] for outcome in trained} == {2}
+    over = next(trial for trial in optuna_trials(tmp_path) if trial.params.get("f") == 4)
+    assert over.state.name == "PRUNED"
+    macs = (25 * 4 + 9 * over.params["m"] * 16 + 100 * 4) * 640 * 360
+    assert over.constraints["macs"] == macs - 100e6
+    assert len(notebook.begun) == 2
+
+
+def test_a_network_that_diverges_is_pruned_with_its_reason_and_the_study_goes_on(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trial.run
+
+    def run(config: TrialConfig, where: trial.Place, **others: Any) -> Iterator[trial.Event]:
+        """What training does, but for the larger network, which falls over."""
+        if config.f == 4:
+            return iter([trial.Finished("diverged", "the loss became nan near step 3", 3, 1.0, None, None)])
+        return real(config, where, **others)
+
+    monkeypatch.setattr(trial, "run", run)
+    here, _ = lab(tmp_path)
+    result = sweep(study(data, space={"m": [1], "f": [2, 4], "feature_size": [8]}, trials=9), here, storage(tmp_path))
+    states = {each.params["f"]: each.state.name for each in optuna_trials(tmp_path)}
+    assert states == {2: "COMPLETE", 4: "PRUNED"}, "not FAIL: the sampler would ask for it again and again"
+    (diverged,) = [outcome for outcome in result.outcomes if outcome.result == "diverged"]
+    assert diverged.reason == "the loss became nan near step 3"
+    assert diverged.model is None
+    run_now = here.tracker.run(diverged.run_id)
+    assert (run_now.status, run_now.tags["sesr.reason"]) == ("FAILED", diverged.reason)
+
+
+def test_a_stopped_study_goes_on_with_the_same_trial_in_the_same_run(tmp_path: Path, data: str) -> None:
+    calls = iter([False, False, True])
+    stopped, _ = lab(tmp_path, stop=lambda: next(calls, True))
+    spec = study(data, trials=1)
+    spec = spec.model_copy(update={"train": {**spec.train, "steps": 400}})
+    with pytest.raises(Interrupted):
+        sweep(spec, stopped, storage(tmp_path))
+    (trial,) = optuna_trials(tmp_path)
+    run_id = trial.user_attrs["run_id"]
+    assert stopped.tracker.run(run_id).status == "KILLED"
+
+    here, notebook = lab(tmp_path)
+    result = sweep(spec, here, storage(tmp_path))
+    assert [outcome.run_id for outcome in result.outcomes] == [run_id]
+    assert any("going on from step" in note for note in notebook.notes)
+    assert here.tracker.run(run_id).status == "FINISHED"
+
+
+def test_two_drivers_of_one_study_are_refused(tmp_path: Path, data: str) -> None:
+    claims = Claims(storage(tmp_path))
+    claim = claims.take("study:tiny")
+    assert claim is not None
+    with claim, pytest.raises(StoreError, match=r"study tiny: .* is driving it now"):
+        sweep(study(data), lab(tmp_path)[0], storage(tmp_path))
+
+
+def test_a_changed_study_file_is_refused_by_the_key_that_changed(tmp_path: Path, data: str) -> None:
+    sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
+    other = study(data, trials=1, space={"m": [1, 3], "f": [2, 4], "feature_size": [8]})
+    with pytest.raises(ConfigError, match=r"study tiny: space is .* but the stored study has .* another name"):
+        sweep(other, lab(tmp_path)[0], storage(tmp_path))
+    assert len(optuna_trials(tmp_path)) == 1, "nothing was lost"
+
+
+def test_changed_pictures_are_refused(tmp_path: Path, data: str) -> None:
+    spec = study(data, trials=1)
+    sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+    trial.forget_data()
+    (tmp_path / "pictures" / "a0.png").unlink()
+    with pytest.raises(ConfigError, match=r"pictures \(folder:.*\) have changed since it began"):
+        sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_pareto_set_of_a_finished_study_is_the_list_of_another(tmp_path: Path, data: str) -> None:
+    found = sweep(study(data, trials=4), lab(tmp_path)[0], storage(tmp_path))
+    spec = study(data, name="next", space={}, candidates="tiny", trials=9)
+    spec = spec.model_copy(update={"train": {**spec.train, "scale": 4, "parent": "require"}})
+    result = sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+    assert [outcome.settings for outcome in result.outcomes] == [o.settings for o in pareto(found.outcomes)]
+    assert all(outcome.parent and "-x2/1" in outcome.parent for outcome in result.outcomes)
+
+
+def test_an_unfinished_study_is_no_list_of_candidates(tmp_path: Path, data: str) -> None:
+    with pytest.raises(ConfigError, match=r"study 'tiny' is not in .* sesr-lab sweep tiny"):
+        stored("tiny", storage(tmp_path))
+
+
+def test_standing_names_what_is_stored(tmp_path: Path, data: str) -> None:
+    sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
+    (found,) = standing(storage(tmp_path))
+    assert found.finished
+    assert found.counts == {"complete": 1, "known before": 0}
+    with pytest.raises(ConfigError, match="stored there: tiny"):
+        standing(storage(tmp_path), "other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps_seen", [0, 1, 2])
+def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, data: str, steps_seen: int) -> None:
+    (tmp_path / "tiny.toml").write_text(
+        f"""
+        trials = 3
+        [space]
+        m = [1, 2]
+        f = [4, 8]
+        feature_size = [8]
+        [train]
+        data = "{data}"
+        steps = 300
+        patch = 32
+        """
+    )
+    process = spawn(tmp_path, "sweep", "tiny.toml", "--engine", "simple")
+    until(lambda: _finished(tmp_path) >= steps_seen)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    again = spawn(tmp_path, "sweep", "tiny.toml", "--engine", "simple", "--json")
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    trials = json.loads(output)["trials"]
+    assert len(trials) == len({trial["network"] for trial in trials}) == 3, "none lost, none repeated"
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
+        points = "select count(*) - count(distinct run_uuid || key || step) from metrics"
+        assert store.execute(points).fetchone() == (0,), "no point of a curve twice"
+        (versions,) = store.execute("select count(*) from model_versions").fetchone()
+    assert versions == 3
+
+
+def _finished(tmp_path: Path) -> int:
+    """Trials that Optuna has been told of, read as another process would."""
+    try:
+        with sqlite3.connect(tmp_path / "optuna.db") as database:
+            (count,) = database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()
+            (asked,) = database.execute("select count(*) from trials").fetchone()
+            return int(count) if asked else -1
+    except sqlite3.OperationalError:
+        return -1
