@@ -407,9 +407,9 @@ def test_a_weights_file_is_checked_too(tracker: Tracker, tmp_path: Path) -> None
 PUBLISHER = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_registry as t
-from sesr_lab.registry import publish
+sys.path[:0] = [{tests!r}, {here!r}]
+import test_publish as t
+from sesr_lab.registry.publish import publish
 from sesr_lab.tracking.runs import open_store
 tracker = open_store({uri!r})
 run = t.start(tracker)
@@ -430,7 +430,8 @@ def test_processes_that_publish_at_once_agree_on_the_champion(tracker: Tracker, 
     for number in range(2):
         ready = tmp_path / f"ready{number}"
         program = PUBLISHER.format(
-            tests=str(Path(__file__).parent),
+            tests=str(Path(__file__).parents[1]),
+            here=str(Path(__file__).parent),
             uri=tracker.uri,
             ready=str(ready),
             go=str(go),
