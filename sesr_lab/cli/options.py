@@ -1,10 +1,13 @@
-"""The command line's options that several commands share."""
+"""The command line's options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from sesr_lab.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Store = Annotated[
@@ -38,3 +41,31 @@ Patch = Annotated[
 ModelName = Annotated[
     str, typer.Option("--model-name", "--model_name", help="First word of registered models' names, in lower case.")
 ]
+
+
+def storage_url(given: str | None) -> str:
+    """The study database's URL: the given one, or optuna.db in the current folder."""
+    return given or f"sqlite:///{Path.cwd() / 'optuna.db'}"
+
+
+def model_prefix(model_name: str) -> str:
+    """The first word of registered models' names.
+
+    Raises:
+        ConfigError: it has characters that a model's name cannot have.
+    """
+    prefix = model_name.lower()
+    if not prefix or not prefix.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--model-name: {model_name!r} has other characters than letters, digits, - and _")
+    return prefix
+
+
+def network_settings(
+    preset: str | None, m: int | None, f: int | None, feature_size: int | None, block: str | None
+) -> dict[str, Any]:
+    """The network that the flags name: the preset's settings, and what is given beside it."""
+    from sesr_lab.study.config import preset as settings_of
+
+    given = {"m": m, "f": f, "feature_size": feature_size, "block": block}
+    settings: dict[str, Any] = dict(settings_of(preset)) if preset is not None else {}
+    return settings | {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,82 @@
+"""`sesr-lab sweep` and `status`: studies run, and where they stand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sesr_lab.cli.options import Device, Engine, Json, ModelName, Storage, Store, storage_url
+from sesr_lab.cli.output import print_json, show_facts
+from sesr_lab.errors import SesrError
+
+if TYPE_CHECKING:
+    from sesr_lab.sweep.driver import Sweep
+
+
+def sweep(
+    study: Annotated[str, typer.Argument(help="A built-in study's name, or the path to a .toml file.")] = "quickstart",
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Train this many networks in all.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Train on this source instead of the study's.")] = None,
+    list_studies: Annotated[bool, typer.Option("--list", help="List the built-in studies and exit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the space and its costs; train nothing.")] = False,
+    tracking_uri: Store = None,
+    storage: Storage = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    model_name: ModelName = "SESR",
+    as_json: Json = False,
+) -> None:
+    """Run a study, or go on with it where it stopped."""
+    from sesr_lab.study.spec import built_in, load_study, space_summary
+
+    if list_studies:
+        descriptions = {name: load_study(name).description for name in built_in()}
+        show_facts("built-in studies", descriptions, as_json=as_json)
+        return
+    spec = load_study(study)
+    if data is not None or trials is not None:
+        spec = spec.changed(trials=trials, data=data)
+    if dry_run:
+        show_facts(f"study {spec.name}", space_summary(spec), as_json=as_json)
+        return
+    from sesr_lab.cli.lab import lab_for
+    from sesr_lab.sweep.driver import sweep as run_sweep
+
+    with lab_for(spec.name, tracking_uri, storage, device, engine, model_name) as (lab, storage_url):
+        result = run_sweep(spec, lab, storage_url)
+    _show_sweep(result, as_json=as_json)
+    if result.outcomes and result.best is None:
+        raise SesrError(f"study {spec.name}: no network could be trained; {result.outcomes[-1].reason}")
+
+
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study's name; all of them without one.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Show where the stored studies stand."""
+    from sesr_lab.sweep.ledger import standing
+
+    found = standing(storage_url(storage), study)
+    if as_json:
+        print_json({"studies": [asdict(item) for item in found]})
+        return
+    from sesr_lab.cli.tables import show_standing
+
+    show_standing(found, whole=study is not None)
+
+
+def _show_sweep(result: Sweep, *, as_json: bool) -> None:
+    if as_json:
+        document = asdict(result)
+        document["trials"] = document.pop("outcomes")
+        print_json(document | {"best": asdict(result.best) if result.best else None})
+        return
+    from sesr_lab.cli.tables import show_outcomes
+
+    next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
+    if result.best is not None:
+        next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")
+    show_outcomes(result.outcomes, title=f"study {result.study}", pareto=result.pareto, next_lines=next_lines)
