@@ -19,6 +19,7 @@ from sesr_lab.tracking.runs import open_store
 from sesr_lab.trials import trial
 from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Lab
+from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.outcome import Outcome
 
 TINY = {"m": 1, "f": 4, "feature_size": 8}
@@ -71,7 +72,8 @@ def lab(tmp_path: Path, *, stop: Callable[[], bool] = lambda: False) -> tuple[La
     tracker = (
         open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", spool=tmp_path / "spool") if there else new_store(tmp_path)
     )
-    return Lab(tracker, Claims(storage(tmp_path)), trial.place("cpu", "simple"), notebook, stop), notebook
+    url = storage(tmp_path)
+    return Lab(tracker, Claims(url), Locks(url), trial.place("cpu", "simple"), notebook, stop), notebook
 
 
 def storage(tmp_path: Path) -> str:

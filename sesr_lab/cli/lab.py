@@ -12,6 +12,7 @@ from sesr_lab.tracking.runs import open_store
 from sesr_lab.trials.checkpoint import state_folder
 from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Lab
+from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.trial import place
 
 
@@ -24,6 +25,6 @@ def lab_for(
     url = storage_url(storage)
     with watching(title) as view, stop_on_signal(view.note) as stop:
         tracker = open_store(tracking_uri, spool=state_folder() / "spool")
-        yield Lab(tracker, Claims(url), where, view, stop, prefix), url
+        yield Lab(tracker, Claims(url), Locks(url), where, view, stop, prefix), url
         if waiting := tracker.flush(patience_s=5.0):
             view.note(f"warning: {waiting} writes wait for the store in {state_folder() / 'spool'}; run any command")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -45,7 +44,9 @@ ModelName = Annotated[
 
 def storage_url(given: str | None) -> str:
     """The study database's URL: the given one, or optuna.db in the current folder."""
-    return given or f"sqlite:///{Path.cwd() / 'optuna.db'}"
+    from sesr_lab.trials.database import storage_url as url_of
+
+    return url_of(given or None)
 
 
 def model_prefix(model_name: str) -> str:

@@ -13,6 +13,7 @@ from sesr_lab.study.config import TrialConfig
 from sesr_lab.tracking.runs import Tracker
 from sesr_lab.trials import trial
 from sesr_lab.trials.claims import Claims
+from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.outcome import Outcome, Result
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Lab:
 
     tracker: Tracker
     claims: Claims
+    locks: Locks
     where: trial.Place
     view: View
     stop: Callable[[], bool] = field(default=lambda: False)

@@ -14,9 +14,9 @@ from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.registry.version import Version
 from sesr_lab.study.config import Architecture, TrialConfig
 from sesr_lab.trials import checkpoint
-from sesr_lab.trials.claims import Claim, Holder
 from sesr_lab.trials.lab import Interrupted, Lab, Task, load_data, patiently
 from sesr_lab.trials.lifecycle import carry_out, resumable_run
+from sesr_lab.trials.locks import Lock
 
 NOTE_EVERY_S = 30.0
 
@@ -134,37 +134,30 @@ class Parents:
         while True:
             if key in self.failed:
                 raise ParentError(self.failed[key])
-            claimed = self.lab.claims.wait(key, waiting=_Waiting(self.lab, name))
-            if isinstance(claimed, Holder):
-                if claimed.state == "failed":
-                    self._fail(key, f"its x2 parent {name} failed to train: {claimed.note}")
-            else:
-                self._train(task, data, claimed, key)
-            found = self._find(config, data)
+            lock = patiently(self.lab, partial(self.lab.locks.wait, key, _Waiting(self.lab, name)))
+            with lock:
+                found = self._find(config, data)  # whoever had the lock before may have published it
+                if found is None:
+                    self._train(task, data, lock, key)
+            found = found or self._find(config, data)
             if found is not None:
                 return found
 
-    def _train(self, task: Task, data: Data, claim: Claim, key: str) -> None:
-        """Trains and publishes the parent under `claim`, unless it was published meanwhile."""
+    def _train(self, task: Task, data: Data, lock: Lock, key: str) -> None:
+        """Trains and publishes the parent while this process alone has its lock."""
         config = parent_config(task.config)
-        with claim:
-            if self._find(task.config, data) is not None:
-                return
-            label = f"parent-{config.architecture.short_name}-x2"
-            self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {label} first")
-            parent = replace(
-                task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""}
-            )
-            run_id = resumable_run(self.lab, parent, data)
-            try:
-                outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=claim.current)
-            except ClaimLostError as error:  # this process slept past its lease; the other's parent is waited for
-                self.lab.view.note(str(error))
-                return
-            checkpoint.remove(outcome.run_id)
-            if outcome.result != "finished":
-                claim.settle("failed", f"{outcome.result}: {outcome.reason}")
-                self._fail(key, f"its x2 parent {label} failed to train: {outcome.result}: {outcome.reason}")
+        label = f"parent-{config.architecture.short_name}-x2"
+        self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {label} first")
+        parent = replace(task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""})
+        run_id = resumable_run(self.lab, parent, data)
+        try:
+            outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=lock.current)
+        except ClaimLostError as error:  # the database was away, and another process has the lock now
+            self.lab.view.note(str(error))
+            return
+        checkpoint.remove(outcome.run_id)
+        if outcome.result != "finished":
+            self._fail(key, f"its x2 parent {label} failed to train: {outcome.result}: {outcome.reason}")
 
     def _fail(self, key: str, reason: str) -> None:
         self.failed[key] = reason
@@ -183,12 +176,12 @@ class _Waiting:
         self.lab, self.name = lab, name
         self.said = float("-inf")
 
-    def __call__(self, holder: Holder) -> None:
+    def __call__(self, holder: str) -> None:
         if self.lab.stop():
             raise Interrupted("stopped while waiting for a parent")
         if time.monotonic() - self.said > NOTE_EVERY_S:
             self.said = time.monotonic()
-            self.lab.view.note(f"waiting for the x2 parent {self.name}: {holder.owner} is training it")
+            self.lab.view.note(f"waiting for the x2 parent {self.name}: {holder} is training it")
 
 
 def _names(config: TrialConfig, prefix: str) -> list[str]:

@@ -16,6 +16,7 @@ from sesr_lab.registry.catalog import load, versions
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.trials import trial
 from sesr_lab.trials.lab import Lab, Task
+from sesr_lab.trials.locks import Lock, Locks
 from sesr_lab.trials.parent import Parents
 from sesr_lab.trials.train import train
 
@@ -209,26 +210,42 @@ def test_a_registry_that_comes_back_is_waited_for_and_one_that_does_not_is_an_er
         Parents(here).ensure(task_of(here, config(data, scale=4)))
 
 
-def test_a_trainer_that_slept_past_its_lease_publishes_nothing_and_takes_the_others_parent(
-    tmp_path: Path, data: str
+class _Lost:
+    """A lock on PostgreSQL whose server was restarted, and that another process got before us."""
+
+    def __init__(self, lock: Lock) -> None:
+        self.key, self.lock = lock.key, lock
+
+    def current(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        self.lock.release()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def test_a_trainer_that_has_lost_its_lock_publishes_nothing_and_takes_the_others_parent(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, notebook = lab(tmp_path)
-    task = task_of(here, config(data, scale=4))
-    stolen = iter([True])
+    wait, other = Locks.wait, iter([lab(tmp_path)[0]])
 
-    def sleep_past_the_lease(event: trial.Event) -> None:
-        if isinstance(event, trial.Finished) and next(stolen, False):
-            with sqlite3.connect(tmp_path / "optuna.db") as database:  # as another process's take-over would
-                database.execute(
-                    "update sesr_claims set attempt = attempt + 1, owner = 'elsewhere:1:1' where key like 'parent:%'"
-                )
-            other, _ = lab(tmp_path)
-            train(config(data), other)
-            with sqlite3.connect(tmp_path / "optuna.db") as database:
-                database.execute("update sesr_claims set state = 'done' where key like 'parent:%'")
+    def lose(event: trial.Event) -> None:
+        if isinstance(event, trial.Finished) and (another := next(other, None)):
+            train(config(data), another)
 
-    notebook.event = sleep_past_the_lease  # type: ignore[method-assign]
-    parent = Parents(here).ensure(task)
+    def lost_the_first_time(locks: Locks, key: str, waiting: object) -> Lock:
+        monkeypatch.setattr(Locks, "wait", wait)
+        return _Lost(locks.wait(key))
+
+    notebook.event = lose  # type: ignore[method-assign]
+    monkeypatch.setattr(Locks, "wait", lost_the_first_time)
+    parent = Parents(here).ensure(task_of(here, config(data, scale=4)))
     assert parent is not None
     assert parent.version is not None
     (version,) = versions(here.tracker)
@@ -257,7 +274,7 @@ def test_when_the_process_that_trains_the_parent_is_killed_the_other_takes_over(
     first = spawn(tmp_path, *_train_x4(data, steps=3000))
     until(lambda: _training(tmp_path))
     second = spawn(tmp_path, *_train_x4(data, steps=3000))
-    until(lambda: _holder(tmp_path) is not None)
+    until(lambda: _holder(tmp_path))
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert _registered(tmp_path) == [], "no half parent is there"
@@ -285,9 +302,9 @@ def _registered(tmp_path: Path) -> list[str]:
     return sorted(f"{str(name)[-2:]}/{version}" for name, version in rows)
 
 
-def _holder(tmp_path: Path) -> object:
-    rows = _query(tmp_path / "optuna.db", "select owner from sesr_claims where key like 'parent:%' and state = 'held'")
-    return rows[0][0] if rows else None
+def _holder(tmp_path: Path) -> bool:
+    """Whether a process has the lock under which a parent is trained."""
+    return any((tmp_path / "optuna.db.locks").glob("parent-*.holder"))
 
 
 def _training(tmp_path: Path) -> bool:
