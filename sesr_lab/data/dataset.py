@@ -30,7 +30,7 @@ LrOrigin = Literal["bicubic", "paired"]
 _VALID_SPLITS = ("validation", "valid", "val", "test")
 _MOST_REASON = 200
 """Characters of another library's message that are repeated."""
-FORMAT = 1
+FORMAT = 2
 """Version of what is kept; raise it whenever their content would change."""
 
 

@@ -2,40 +2,46 @@
 
 import re
 import uuid
+import warnings
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from sesr_lab.data import jpeg, png
+from sesr_lab.data.png import check_png, read_deep_png
+from sesr_lab.data.refusal import check_pixels, damaged, reason, shown, unread
+from sesr_lab.data.tiff import SIGNATURES, read_tiff, to_8_bits, upright
 from sesr_lab.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Names that `list_pictures` takes for pictures, in lower case."""
 
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused: a small file can unpack into more memory than there is."""
-
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _ALLOWED_FORMATS = "PNG, JPEG, BMP, TIFF and WebP"
-_GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_DEEP_MODES = frozenset({"I", "F"})
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+"""The filter that keeps Pillow's warnings off the terminal."""
+_GREY_MODES = frozenset({"1", "L", "LA"})
 
 
 def read_picture(source: Path | str | bytes, *, name: str | None = None) -> NDArray[np.uint8]:
     """Give the picture upright and 8 bits deep: (H, W, 3) RGB, or (H, W) where the file is grey.
 
     `source` is a path or a file's content; `name` is what errors call it, the path by default. EXIF
-    orientation is applied. Palette, CMYK and other colour become RGB, 16-bit grey is rounded to 8, 1-bit
-    becomes 0 and 255. Alpha is dropped and the colour beneath it kept, so no background is invented. Of
-    several pages or frames, the first is read. Raises DataError for anything else.
+    orientation is applied. Palette, CMYK and other colour become RGB, deeper samples are rounded to 8 bits, 1-bit
+    becomes 0 and 255. Alpha is dropped and the colour beneath it kept, so no background is invented.
+    Raises DataError for anything else, animations and several pages included.
     """
-    label = name if name is not None else "picture" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else _read_content(Path(source), label)
-    with _open(content, label) as image:
-        _check_readable(image, label)
-        return _decode(image, label)
+    label = shown(name if name is not None else "picture" if isinstance(source, bytes) else source)
+    content = source if isinstance(source, bytes) else read_file(Path(source), label)
+    try:
+        return _read(content, label)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's parsers and decoders raise anything on damaged bytes
+        raise damaged(reason(error), label) from error
 
 
 def list_pictures(folder: Path | str) -> list[Path]:
@@ -51,7 +57,7 @@ def list_pictures(folder: Path | str) -> list[Path]:
     try:
         pictures = [path for path in folder.iterdir() if _is_picture(path)]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({_reason(error)}); make it readable") from error
+        raise DataError(f"{folder}: cannot be listed ({reason(error)}); make it readable") from error
     if not pictures:
         raise DataError(f"{folder}: no pictures in this folder; put some in it ({', '.join(SUFFIXES)})")
     return sorted(pictures, key=_natural_key)
@@ -71,72 +77,71 @@ def write_png(path: Path | str, picture: NDArray[np.uint8]) -> None:
         image.save(unfinished, format="PNG")
         unfinished.replace(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
+        raise DataError(f"{path}: cannot be written ({reason(error)}); choose another place") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _read_content(path: Path, label: str) -> bytes:
+def read_file(path: Path, label: str) -> bytes:
+    """Give the content of a regular file.
+
+    Raises DataError for anything else: a device can be read without end, a pipe waited for without end.
+    """
     try:
+        if not path.is_file() and path.exists():
+            raise DataError(f"{label}: cannot be read (not a file); give a readable picture")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{label}: cannot be read ({_reason(error)}); give a readable picture") from error
+        raise DataError(f"{label}: cannot be read ({reason(error)}); give a readable picture") from error
+
+
+def _read(content: bytes, label: str) -> NDArray[np.uint8]:
+    _silence_pillow()
+    if content.startswith(SIGNATURES):
+        return read_tiff(content, label)
+    header = check_png(content, label) if content.startswith(png.SIGNATURE) else None
+    segments = jpeg.check_frame(content, label) if content.startswith(jpeg.SIGNATURE) else None
+    with _open(content, label) as image:
+        check_pixels(*image.size, label)
+        if image.format == "WEBP" and getattr(image, "n_frames", 1) > 1:
+            raise unread(f"{getattr(image, 'n_frames', 1)} frames of an animation", label)
+        image.load()
+        if segments is not None:
+            jpeg.check_pixels_whole(content, segments, image, label)
+        if header is not None and header.bits == 16:
+            return _upright_array(image, to_8_bits(read_deep_png(content, header), 16))
+        return _to_8_bits(ImageOps.exif_transpose(image))
+
+
+def _silence_pillow() -> None:
+    """Leaves it to this room to say what is wrong, in one line; Pillow has no other switches than global ones."""
+    Image.MAX_IMAGE_PIXELS = None
+    if warnings.filters[:1] != [_QUIET]:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
 
 
 def _open(content: bytes, label: str) -> Image.Image:
     """Give the picture with its header read and its pixels not yet decoded."""
-    # Pillow warns above this and refuses above twice this. It has no other switch than this global one.
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     try:
         return Image.open(BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
         found = "not a picture" if content else "an empty file"
         raise DataError(f"{label}: {found}; allowed are {_ALLOWED_FORMATS}; replace it or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(f"over {2 * MAX_PIXELS // 1_000_000} megapixels", label) from error
-    except Exception as error:  # Pillow's parsers raise anything on damaged bytes
-        raise _damaged(error, label) from error
 
 
-def _check_readable(image: Image.Image, label: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(f"{image.width}x{image.height} pixels", label)
-    if image.mode in _DEEP_MODES:
-        raise DataError(f"{label}: 32 bits a sample; allowed are 8 bits, or 16 bits grey; save it as an 8-bit PNG")
-
-
-def _decode(image: Image.Image, label: str) -> NDArray[np.uint8]:
-    try:
-        image.load()
-        return _to_8_bits(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow's decoders raise anything on damaged bytes
-        raise _damaged(error, label) from error
+def _upright_array(image: Image.Image, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give levels (H, W, channels) without alpha, turned as the picture's EXIF says."""
+    channels = levels.shape[2] - 1 if levels.shape[2] in (2, 4) else levels.shape[2]
+    colours = levels[..., 0] if channels == 1 else levels[..., :channels]
+    return upright(colours, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        deep = np.asarray(image).astype(np.uint32)
-        return ((deep + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257: the nearest 8-bit level
     if image.mode in _GREY_MODES:
         return np.array(image.convert("L"))
     if image.mode in {"P", "PA"}:
         image = image.convert("RGBA")  # by way of RGBA, or Pillow warns of transparency held as bytes
     return np.array(image.convert("RGB"))
-
-
-def _too_large(found: str, label: str) -> DataError:
-    allowed = f"allowed are {MAX_PIXELS // 1_000_000} megapixels"
-    return DataError(f"{label}: {found}; {allowed}; cut it into smaller pictures")
-
-
-def _damaged(error: Exception, label: str) -> DataError:
-    return DataError(f"{label}: damaged picture ({_reason(error)}); replace it or remove it")
-
-
-def _reason(error: Exception) -> str:
-    """Give an exception's message on one line, without the path that an OSError repeats."""
-    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(message.split()) or type(error).__name__
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,0 +1,58 @@
+"""What is said of a picture that is not taken, and what may be said of any name: always one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sesr_lab.errors import DataError
+
+MAX_PIXELS = 200_000_000
+"""Larger pictures are refused: a small file can unpack into more memory than there is."""
+
+
+def shown(place: Path | str) -> str:
+    """A path or name as it can be printed anywhere: what is not UTF-8 or not printable is escaped."""
+    name = os.fsencode(place).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def check_name(path: Path | str) -> None:
+    """Accepts a path that is UTF-8: tables, JSON and stores hold nothing else.
+
+    Raises:
+        DataError: a folder or a file in it has another name.
+    """
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{shown(path)}: this name is not UTF-8; rename it") from None
+
+
+def check_pixels(width: int, height: int, label: str) -> None:
+    """Accepts a size that a header claims, before anything is unpacked.
+
+    Raises:
+        DataError: it is empty, or more than MAX_PIXELS.
+    """
+    if width < 1 or height < 1:
+        raise damaged(f"{width}x{height} pixels", label)
+    if width * height > MAX_PIXELS:
+        allowed = f"allowed are {MAX_PIXELS // 1_000_000} megapixels"
+        raise DataError(f"{label}: {width}x{height} pixels; {allowed}; cut it into smaller pictures")
+
+
+def unread(found: str, label: str) -> DataError:
+    """The error for a sound picture whose layout is not read: better none than one that is read wrong."""
+    return DataError(f"{label}: {found}; save it as an 8-bit grey or RGB PNG, without alpha and in one frame")
+
+
+def damaged(found: str, label: str) -> DataError:
+    """The error for a picture whose bytes are wrong or missing."""
+    return DataError(f"{label}: damaged picture ({found}); replace it or remove it")
+
+
+def reason(error: Exception) -> str:
+    """An exception's message on one line, without the path that an OSError repeats."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return shown(" ".join(message.split())) or type(error).__name__
