@@ -23,3 +23,7 @@ class StoreError(SesrError):
 
 class ParentError(SesrError):
     """A x4 network's x2 parent that is missing, unfit, or could not be trained."""
+
+
+class TargetError(SesrError):
+    """A target that is unknown, whose tool is missing or other than expected, or that cannot run the network."""

@@ -7,7 +7,7 @@ head's bias makes up for what this differs from the network's own luma - 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,15 +103,33 @@ def form_of(slopes: Tensor) -> Form:
     """
     if not bool(slopes.any()):
         return "relu"
-    return "maximum" if float(slopes.max()) <= 1 else "prelu"
+    return "maximum" if bool((slopes <= 1).all()) else "prelu"
+
+
+def calibration_patches(pictures: Sequence[NDArray[np.float32]], *, count: int = 48, side: int = 96) -> Tensor:
+    """Patches (count, 1, side, side) to calibrate on, from LR luma (h, w) in [0, 1], the same ones each time.
+
+    Give pictures that are held out of training, never a benchmark. From a dozen patches the loss in PSNR varies by
+    some 0.04 dB with the choice of the patches, from 48 by 0.005. Where a picture is smaller than `side`, all patches
+    are as small as it is.
+    """
+    if not pictures:
+        raise ValueError("calibration needs at least one picture")
+    side = min(side, *(length for picture in pictures for length in picture.shape))
+    generator = np.random.default_rng(0)
+    patches = []
+    for index in range(count):
+        picture = pictures[index * len(pictures) // count if len(pictures) > count else index % len(pictures)]
+        top, left = (int(generator.integers(length - side + 1)) for length in picture.shape)
+        patches.append(picture[top : top + side, left : left + side])
+    return torch.from_numpy(np.stack(patches)).float()[:, None]
 
 
 @torch.no_grad()
 def calibrate(network: Collapsed, patches: Tensor, *, quantile: float = QUANTILE) -> Ranges:
-    """The ranges of the activations on `patches`: LR luma (N, 1, H, W) in [0, 1], a dozen of 96×96 are enough.
+    """The ranges of the activations on `patches`: LR luma (N, 1, H, W) in [0, 1], as `calibration_patches` cuts them.
 
-    The patches are rounded to 8 bits first, as the int8 network sees them. Take them from training pictures that are
-    held out, never from a benchmark.
+    The patches are rounded to 8 bits first, as the int8 network sees them.
     """
     seen: dict[str, Range] = {}
 
@@ -121,7 +139,7 @@ def calibrate(network: Collapsed, patches: Tensor, *, quantile: float = QUANTILE
         seen[name] = _with_zero(float(low), float(high))
         return values
 
-    _run(_on_cpu(network), _levels(patches) - SHIFT, see, forms=["prelu"] * len(network.body))
+    _run(on_cpu(network), _levels(patches) - SHIFT, see, forms=["prelu"] * len(network.body))
     blocks = range(len(network.body))
     return Ranges(
         head=seen["head"],
@@ -141,7 +159,7 @@ def simulate(network: Collapsed, ranges: Ranges, lr: Tensor, *, forms: list[Form
     Args:
         forms: how each block's activation is written; as `form_of` says if not given.
     """
-    network = _on_cpu(network)
+    network = on_cpu(network)
     forms = forms or [form_of(slopes) for slopes in network.slopes]
 
     def rounded(name: str, values: Tensor) -> Tensor:
@@ -224,5 +242,6 @@ def _with_zero(low: float, high: float) -> Range:
     return Range(low, high) if high - low > 1e-6 else Range(-1e-6, 1e-6)
 
 
-def _on_cpu(network: Collapsed) -> Collapsed:
+def on_cpu(network: Collapsed) -> Collapsed:
+    """The network in float32 on the CPU, apart from what it was trained by."""
     return Collapsed(*(tensor.detach().cpu().float() for tensor in network))

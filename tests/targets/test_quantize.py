@@ -2,39 +2,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
+from networks import patches, small, upscaled
 
-from sesr_lab.network.model import SESR, Collapsed, run_collapsed
 from sesr_lab.targets.quantize import (
     INPUT,
     SHIFT,
     Range,
     block_range,
     calibrate,
+    calibration_patches,
     form_of,
     head_bias,
     quantize_weights,
     simulate,
 )
-
-
-@torch.no_grad()
-def small(*, m: int = 2, f: int = 8, scale: int = 2, slope: float = 0.25) -> Collapsed:
-    torch.manual_seed(0)
-    network = SESR(m=m, f=f, feature_size=16, scale=scale)
-    network.slopes.fill_(slope)
-    network.tail.project.mul_(0.1)  # a residual as small as a trained one's
-    return network.collapse()
-
-
-def patches(count: int = 4, side: int = 24) -> torch.Tensor:
-    """Smooth pictures: noise of a quarter of the size, enlarged."""
-    coarse = torch.rand(count, 1, side // 4, side // 4, generator=torch.Generator().manual_seed(1))
-    return F.interpolate(coarse, size=side, mode="bicubic").clamp(0, 1)
-
-
-def upscaled(network: Collapsed, lr: torch.Tensor) -> torch.Tensor:
-    subpixels = run_collapsed(network, lr)
-    return F.pixel_shuffle(subpixels, round(subpixels.shape[1] ** 0.5)).clamp(0, 1)
 
 
 def test_the_input_is_the_level_less_128_with_scale_one_255th():
@@ -129,3 +110,26 @@ def test_constant_patches_make_ranges_that_can_be_used():
     flat = torch.full((1, 1, 16, 16), 0.5)
     out = simulate(network, calibrate(network, flat), flat)
     assert out.isfinite().all()
+
+
+def test_calibration_patches_are_the_same_each_time_and_come_from_all_pictures():
+    pictures = [np.full((30 + i, 40), i, np.float32) for i in range(5)]
+    made = calibration_patches(pictures, count=10, side=16)
+    assert made.shape == (10, 1, 16, 16)
+    assert sorted(set(made[:, 0, 0, 0].tolist())) == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(made, calibration_patches(pictures, count=10, side=16), atol=0, rtol=0)
+
+
+def test_more_pictures_than_patches_are_taken_evenly():
+    pictures = [np.full((20, 20), i, np.float32) for i in range(100)]
+    assert calibration_patches(pictures, count=4, side=16)[:, 0, 0, 0].tolist() == [0, 25, 50, 75]
+
+
+def test_small_pictures_make_small_patches():
+    pictures = [np.zeros((200, 200), np.float32), np.zeros((40, 12), np.float32)]
+    assert calibration_patches(pictures, count=3).shape == (3, 1, 12, 12)
+
+
+def test_nothing_to_calibrate_on_is_refused():
+    with pytest.raises(ValueError, match="at least one picture"):
+        calibration_patches([])
