@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sesr_lab.data import sources
+from sesr_lab.data import Progress, sources
 from sesr_lab.data.fingerprint import fingerprint
+from sesr_lab.data.folder import Location, Splits, split_folder
+from sesr_lab.data.hub import open_repository
 from sesr_lab.data.pair import Sample, sample_planes, train_planes
 from sesr_lab.data.patches import Pair
-from sesr_lab.data.prepared import ArrayFolder, PreparedPairs, Progress, unpack
-from sesr_lab.data.sources import Location, Splits
+from sesr_lab.data.prepared import ArrayFolder, PreparedPairs, unpack
+from sesr_lab.data.refusal import expanded
 from sesr_lab.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
 
 LrOrigin = Literal["bicubic", "paired"]
 
-_VALID_SPLITS = ("validation", "valid", "val", "test")
-_MOST_REASON = 200
-"""Characters of another library's message that are repeated."""
 FORMAT = 2
 """Version of what is kept; raise it whenever their content would change."""
 
@@ -92,9 +91,8 @@ def load(source: str, *, scale: int, cache: Path | None = None, progress: Progre
 
 
 def default_cache() -> Path:
-    """The folder that SESR_LAB_CACHE names, or ~/.cache/sesr-lab."""
-    named = os.environ.get("SESR_LAB_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "sesr-lab"
+    """The folder that SESR_LAB_CACHE names, or ~/.cache/sesr-lab; DataError for one of a user that is unknown."""
+    return expanded(os.environ.get("SESR_LAB_CACHE") or "~/.cache/sesr-lab")
 
 
 def open_source(source: str, *, scale: int, cache: Path, progress: Progress | None = None) -> DatasetDict:
@@ -109,9 +107,9 @@ def open_source(source: str, *, scale: int, cache: Path, progress: Progress | No
     if source == "div2k":
         return as_datasets(sources.div2k(cache / "div2k", sources.DIV2K, scale=scale, progress=progress))
     if kind == "folder" and rest:
-        return as_datasets(sources.folder(Path(rest).expanduser(), scale=scale))
+        return as_datasets(split_folder(expanded(rest), scale=scale))
     if kind == "hub" and rest:
-        return _hub(rest)
+        return open_repository(rest)
     raise DataError(f"--data {source}: no such source; allowed are {', '.join(sources.SOURCES)}")
 
 
@@ -147,51 +145,6 @@ def prepare(source: str, splits: DatasetDict, *, scale: int, cache: Path, progre
         train_names=tuple(train["name"]),
         train_sizes=tuple(pairs.sizes()),
     )
-
-
-def _hub(repo: str) -> DatasetDict:
-    """A repository of the Hugging Face hub: its train split, and its validation or test split or a hold-out."""
-    from datasets import DatasetDict, load_dataset
-
-    try:
-        loaded = load_dataset(repo)
-    except Exception as error:  # repositories and networks fail in ways that datasets does not wrap
-        reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
-        advice = "check its name and the network, or use --data folder:PATH"
-        raise DataError(f"hub:{repo}: cannot be loaded ({reason}); {advice}") from error
-    if "train" not in loaded:
-        raise DataError(f"hub:{repo}: no split train, only {', '.join(loaded)}; use a repository that has one")
-    valid = next((split for split in _VALID_SPLITS if split in loaded), None)
-    train = _hub_split(loaded["train"], repo, "train")
-    if valid is not None:
-        return DatasetDict(train=train, valid=_hub_split(loaded[valid], repo, valid))
-    kept = sources.held_out(train["name"], where=f"hub:{repo}")
-    rest = [i for i in range(len(train)) if i not in kept]
-    return DatasetDict(train=train.select(rest), valid=train.select(sorted(kept)))
-
-
-def _hub_split(split: Dataset, repo: str, name: str) -> Dataset:
-    """The image column of a split as `hr`, not decoded, with names by position."""
-    from datasets import Image
-
-    column = _image_column(split, repo)
-    pictures = split.select_columns([column]).cast_column(column, Image(decode=False))
-    pictures = pictures.rename_column(column, "hr") if column != "hr" else pictures
-    names = [f"hub:{repo} {name} picture {i}" for i in range(len(pictures))]
-    return pictures.add_column("name", names).add_column("lr", [None] * len(names))
-
-
-def _image_column(split: Dataset, repo: str) -> str:
-    from datasets import Image
-
-    columns = [name for name, feature in split.features.items() if isinstance(feature, Image)]
-    chosen = [name for name in ("image", "hr") if name in columns] or columns
-    if len(chosen) != 1 and chosen != ["image", "hr"]:
-        found = (
-            f"image columns {', '.join(columns)}" if columns else f"no image column among {', '.join(split.features)}"
-        )
-        raise DataError(f"hub:{repo}: {found}; one is needed, or one called image or hr; use another repository")
-    return chosen[0]
 
 
 def _columns(rows: Sequence[Location]) -> dict[str, list[str | None]]:

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from sesr_lab.data import jpeg, png
 from sesr_lab.data.png import check_png, read_deep_png
-from sesr_lab.data.refusal import check_pixels, damaged, reason, shown, unread
+from sesr_lab.data.refusal import check_name, check_pixels, damaged, reason, shown, unread
 from sesr_lab.data.tiff import SIGNATURES, read_tiff, to_8_bits, upright
 from sesr_lab.errors import DataError
 
@@ -48,19 +48,32 @@ def list_pictures(folder: Path | str) -> list[Path]:
     """Give the pictures that lie directly in a folder, in natural order: `2.png` before `10.png`.
 
     Hidden files and other suffixes are left out. Raises DataError where there is no such folder or no
-    picture in it.
+    picture in it, and for a picture whose name is not UTF-8 or which is no file (a broken link, say).
     """
     folder = Path(folder)
+    check_name(folder)
     if not folder.is_dir():
         found = "a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {found}; give a folder of pictures ({', '.join(SUFFIXES)})")
+        raise DataError(f"{shown(folder)}: {found}; give a folder of pictures ({', '.join(SUFFIXES)})")
     try:
         pictures = [path for path in folder.iterdir() if _is_picture(path)]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({reason(error)}); make it readable") from error
+        raise DataError(f"{shown(folder)}: cannot be listed ({reason(error)}); make it readable") from error
     if not pictures:
-        raise DataError(f"{folder}: no pictures in this folder; put some in it ({', '.join(SUFFIXES)})")
+        raise DataError(f"{shown(folder)}: no pictures in this folder; put some in it ({', '.join(SUFFIXES)})")
+    for path in pictures:
+        check_name(path)
+        if not path.is_file():
+            raise DataError(f"{shown(path)}: not a file, or a link to none; put it back or remove it")
     return sorted(pictures, key=_natural_key)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether a picture lies directly in a folder that can be listed."""
+    try:
+        return any(_is_picture(path) for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def write_png(path: Path | str, picture: NDArray[np.uint8]) -> None:
@@ -145,7 +158,7 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _is_picture(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file()
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:

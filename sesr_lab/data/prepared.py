@@ -19,12 +19,11 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from sesr_lab.data import Progress
 from sesr_lab.data.patches import LEVELS, Pair
 
 Array = NDArray[Any]
 Kind = TypeVar("Kind", bound=np.generic)
-Progress = Callable[[int, int, str], None]
-"""Called with how much is done, how much there is, and what is being done."""
 
 _CHECKSUM_BYTES = 4
 _MOST_THREADS = 8
@@ -152,16 +151,21 @@ def each(do: Callable[[int], None], items: Sequence[int], progress: Progress | N
 def _mapped(path: Path) -> Array | None:
     """The array in a file, mem-mapped; None where there is none of the right length."""
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return None
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         offset = int(getattr(array, "offset", 0))
         whole = path.stat().st_size == offset + array.nbytes + _CHECKSUM_BYTES
-    except (OSError, ValueError, EOFError):
+    except Exception:  # the header is Python source to numpy: damaged, it raises anything
         return None
     return array if whole else None
 
 
 def _is_whole(path: Path) -> bool:
-    content = np.memmap(path, np.uint8, mode="r").data
+    try:
+        content = np.memmap(path, np.uint8, mode="r").data
+    except (OSError, ValueError):
+        return False
     checksum = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
     return zlib.crc32(content[:-_CHECKSUM_BYTES]) == checksum
 
@@ -178,6 +182,8 @@ def _write(path: Path, array: Array) -> None:
             file.write(zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little"))
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir():
+            path.rmdir()
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

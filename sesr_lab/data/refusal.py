@@ -13,8 +13,12 @@ MAX_PIXELS = 200_000_000
 
 def shown(place: Path | str) -> str:
     """A path or name as it can be printed anywhere: what is not UTF-8 or not printable is escaped."""
-    name = os.fsencode(place).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c if c.isprintable() else _escaped(c) for c in os.fspath(place))
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # how Python holds a byte that is not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def check_name(path: Path | str) -> None:
@@ -24,9 +28,21 @@ def check_name(path: Path | str) -> None:
         DataError: a folder or a file in it has another name.
     """
     try:
-        os.fsencode(path).decode("utf-8")
-    except UnicodeDecodeError:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
         raise DataError(f"{shown(path)}: this name is not UTF-8; rename it") from None
+
+
+def expanded(place: Path | str) -> Path:
+    """A path whose `~` is a home folder.
+
+    Raises:
+        DataError: whose home that is is not known.
+    """
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise DataError(f"{shown(place)}: no home folder is known for ~; give the path in full") from None
 
 
 def check_pixels(width: int, height: int, label: str) -> None:

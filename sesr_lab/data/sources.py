@@ -5,17 +5,15 @@ A location is a path, or `zip://MEMBER::ARCHIVE` for a picture inside a zip, as 
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile
 
-from sesr_lab.data.connection import Progress
+from sesr_lab.data import Progress
 from sesr_lab.data.download import fetch
-from sesr_lab.data.picture import list_pictures
+from sesr_lab.data.folder import Location, Splits, pair_by_name
 from sesr_lab.errors import DataError
 
 SOURCES = ("photos", "div2k", "folder:PATH", "hub:REPO")
@@ -62,24 +60,6 @@ DIV2K: Archives = {
 }
 """The official files. Source: the checksums of TensorFlow Datasets."""
 
-HOLD_OUT_PART = 0.05
-HOLD_OUT_MOST = 16
-
-
-class Location(NamedTuple):
-    """One picture of a source: the name it is known by, and the locations of its HR and, if given, its LR."""
-
-    name: str
-    hr: str
-    lr: str | None = None
-
-
-class Splits(NamedTuple):
-    """What a source holds: pictures to train on, and pictures to score on."""
-
-    train: list[Location]
-    valid: list[Location]
-
 
 def describe_sources() -> Mapping[str, str]:
     """What each source is, in one line; nothing is read or fetched."""
@@ -112,41 +92,6 @@ def photos() -> Splits:
     return Splits(*rows)
 
 
-def folder(path: Path, *, scale: int) -> Splits:
-    """The pictures of a folder: `train/` and `valid/` where it has them, or else a hold-out by name.
-
-    Each of these folders holds pictures, or `HR/` and, for LR that is not made here, `LR_x{scale}/`.
-
-    Raises:
-        DataError: no such folder, no pictures, too few to hold one out, or LR pictures that are missing.
-    """
-    if not (path / "train").is_dir():
-        if (path / "valid").is_dir():
-            raise DataError(f"{path}: valid/ but no train/; put the pictures to train on into {path / 'train'}")
-        return _hold_out(paired_rows(path, scale=scale), str(path))
-    train = paired_rows(path / "train", scale=scale)
-    if not (path / "valid").is_dir():
-        return _hold_out(train, str(path / "train"))
-    return Splits(train, paired_rows(path / "valid", scale=scale))
-
-
-def paired_rows(path: Path, *, scale: int) -> list[Location]:
-    """The pictures of one folder: of its `HR/`, with the LR of its `LR_x{scale}/`, or else of the folder itself.
-
-    Raises:
-        DataError: no such folder, no pictures in it, or no LR of a picture.
-    """
-    if not (path / "HR").is_dir():
-        return [Location(file.name, str(file)) for file in list_pictures(path)]
-    high = list_pictures(path / "HR")
-    low = path / f"LR_x{scale}"
-    if not low.is_dir():
-        return [Location(file.name, str(file)) for file in high]
-    given = {file.name: str(file) for file in list_pictures(low)}
-    places = pair_by_name([file.name for file in high], given, scale=scale, where=str(low))
-    return [Location(file.name, str(file), place) for file, place in zip(high, places, strict=True)]
-
-
 def div2k(folder: Path, archives: Archives, *, scale: int, progress: Progress | None = None) -> Splits:
     """DIV2K's 800 training and 100 validation pictures with their bicubic LR, read inside the official zips.
 
@@ -164,47 +109,6 @@ def div2k(folder: Path, archives: Archives, *, scale: int, progress: Progress | 
             size, sha256 = archives[name]
             fetch(f"{server}/{name}", folder / name, size=size, sha256=sha256, progress=progress)
     return Splits(*(_zipped_rows(folder, split, scale) for split in ("train", "valid")))
-
-
-def pair_by_name(names: Sequence[str], low: Mapping[str, str], *, scale: int, where: str) -> list[str]:
-    """For each HR name the location of the LR picture with its stem, or its stem and `x{scale}` as in DIV2K.
-
-    Args:
-        low: locations of LR pictures by file name.
-
-    Raises:
-        DataError: a picture has no LR, or two.
-    """
-    stems: dict[str, list[str]] = {}
-    for name in low:
-        stems.setdefault(Path(name).stem, []).append(name)
-    return [low[_only_match(stems, Path(name).stem, scale, where)] for name in names]
-
-
-def held_out(names: Sequence[str], *, where: str) -> set[int]:
-    """The positions of about 5 % of the pictures (1 to 16): always the same, those whose names hash lowest.
-
-    Raises:
-        DataError: fewer than two pictures.
-    """
-    if len(names) < 2:
-        raise DataError(f"{where}: 1 picture; 2 or more are needed, since one is kept for scoring; add some")
-    count = min(max(1, round(len(names) * HOLD_OUT_PART)), HOLD_OUT_MOST)
-    return set(sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())[:count])
-
-
-def _hold_out(rows: Sequence[Location], where: str) -> Splits:
-    kept = held_out([row.name for row in rows], where=where)
-    return Splits([row for i, row in enumerate(rows) if i not in kept], [rows[i] for i in sorted(kept)])
-
-
-def _only_match(stems: Mapping[str, list[str]], stem: str, scale: int, where: str) -> str:
-    found = stems.get(stem, []) + stems.get(f"{stem}x{scale}", [])
-    if len(found) != 1:
-        wanted = f"{stem}.png or {stem}x{scale}.png"
-        held = " and ".join(found) or "no LR picture"
-        raise DataError(f"{where}: {held} for {stem}; one is needed: {wanted}; add or remove pictures")
-    return found[0]
 
 
 def _zips(split: str, scale: int) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from sesr_lab.data.connection import Progress
+from sesr_lab.data import Progress
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import costs
 from sesr_lab.network.model import from_weights

@@ -20,9 +20,9 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sesr_lab.data.folder import Location, paired_rows
 from sesr_lab.data.image import luma, shave, to_levels, upscale
 from sesr_lab.data.pair import Row, Sample, whole_sample
-from sesr_lab.data.sources import Location, paired_rows
 from sesr_lab.network.model import SESR, run_collapsed
 from sesr_lab.scores.metrics import Score, psnr, ssim
 from sesr_lab.scores.truth import Truth

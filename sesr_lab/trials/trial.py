@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sesr_lab.data import Progress as Preparing
 from sesr_lab.data import dataset as sources
-from sesr_lab.data.connection import Progress as Preparing
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import Costs, costs

@@ -1,7 +1,9 @@
 """Oracles: the pictures that the files were made from, scikit-image's own decoding, and `image`'s bicubic."""
 
 import hashlib
+import json
 import multiprocessing
+import os
 import re
 import struct
 import threading
@@ -22,6 +24,7 @@ from skimage import data as skimage_data
 from sesr_lab.data import dataset as data
 from sesr_lab.data import pair as row
 from sesr_lab.data.dataset import Data, load, sources
+from sesr_lab.data.folder import held_out
 from sesr_lab.data.image import downscale, luma, modcrop
 from sesr_lab.data.patches import LEVELS, PatchPool
 from sesr_lab.errors import DataError
@@ -35,15 +38,19 @@ def picture(seed: int, height: int = 48, width: int = 64, *, grey: bool = False)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def png(array: NDArray[np.uint8]) -> bytes:
+def encoded(array: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     buffer = BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
+    Image.fromarray(array).save(buffer, kind)
     return buffer.getvalue()
 
 
-def write(path: Path, array: NDArray[np.uint8]) -> Path:
+def png(array: NDArray[np.uint8]) -> bytes:
+    return encoded(array)
+
+
+def write(path: Path, array: NDArray[np.uint8], kind: str = "PNG") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(array))
+    path.write_bytes(encoded(array, kind))
     return path
 
 
@@ -138,14 +145,14 @@ def test_a_folder_gives_the_pictures_in_it(pictures: Path, open_data: Callable[.
 
 @pytest.mark.parametrize(("count", "kept"), [(2, 1), (30, 2), (100, 5), (1000, 16)])
 def test_about_a_twentieth_is_held_out(count: int, kept: int) -> None:
-    assert len(sources.held_out([f"{i}.png" for i in range(count)], where="a")) == kept
+    assert len(held_out([f"{i}.png" for i in range(count)], where="a")) == kept
 
 
 def test_the_hold_out_depends_on_names_alone() -> None:
     files = [f"{i}.png" for i in range(100)]
-    kept = {files[i] for i in sources.held_out(files, where="a")}
+    kept = {files[i] for i in held_out(files, where="a")}
     turned = files[::-1]
-    assert {turned[i] for i in sources.held_out(turned, where="a")} == kept
+    assert {turned[i] for i in held_out(turned, where="a")} == kept
 
 
 def test_a_hold_out_is_apart_from_training(pictures: Path, open_data: Callable[..., Data]) -> None:
@@ -207,6 +214,85 @@ def test_the_fingerprint_does_not_depend_on_where_pictures_lie(pictures: Path, t
     first = load(f"folder:{pictures}", scale=2, cache=cache).fingerprint
     moved = pictures.rename(tmp_path / "moved")
     assert load(f"folder:{moved}", scale=2, cache=cache).fingerprint == first
+
+
+def replaced(old: Path, array: NDArray[np.uint8]) -> None:
+    """Writes another picture over a file of the same length and gives it its old times, as `cp -p` does."""
+    times = old.stat()
+    with old.open("r+b") as file:
+        file.write(encoded(array, "BMP"))
+    assert old.stat().st_size == times.st_size
+    os.utime(old, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets files count as old enough for their marks to be relied on."""
+    from sesr_lab.data import mark
+
+    monkeypatch.setattr(mark, "SETTLED_S", -1.0)
+
+
+@pytest.mark.parametrize("place", ["HR", "LR_x2"])
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_noticed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    age(monkeypatch)
+    sizes = {"HR": (48, 64, 3), "LR_x2": (24, 32, 3)}
+    for part, size in sizes.items():
+        for i in range(3):
+            write(tmp_path / "set" / part / f"{i}.png", np.full(size, 9, np.uint8), "BMP")
+    before = load(f"folder:{tmp_path / 'set'}", scale=2, cache=cache)
+    for i in range(3):
+        replaced(tmp_path / "set" / place / f"{i}.png", np.full(sizes[place], 200, np.uint8))
+    after = load(f"folder:{tmp_path / 'set'}", scale=2, cache=cache)
+    assert (before.fingerprint != after.fingerprint) == (place == "HR")
+    assert (before.lr_fingerprint != after.lr_fingerprint) == (place == "LR_x2")
+    read = after.train[0].hr if place == "HR" else after.train[0].lr
+    np.testing.assert_allclose(read, (16 + 200 * 219 / 255) / 255, atol=STEP)
+
+
+def test_a_link_that_points_to_another_file_is_noticed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age(monkeypatch)
+    for name, level in (("one", 10), ("two", 20)):
+        write(tmp_path / f"{name}.bmp", np.full((48, 64, 3), level, np.uint8), "BMP")
+        os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    found = []
+    for target in ("one", "two"):
+        for name in ("a.bmp", "b.bmp"):
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(tmp_path / f"{target}.bmp")
+        found.append(load(f"folder:{folder}", scale=2, cache=cache).fingerprint)
+    assert found[0] != found[1]
+
+
+def test_files_are_hashed_once_they_are_known_and_old_enough(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(f"folder:{pictures}", scale=2, cache=cache).fingerprint
+    assert not list(cache.glob("fingerprints-*/*"))  # they may change again within a tick of the clock
+    age(monkeypatch)
+    load(f"folder:{pictures}", scale=2, cache=cache)
+    seen: list[str] = []
+    again = load(f"folder:{pictures}", scale=2, cache=cache, progress=lambda *at: seen.append(at[2]))
+    assert again.fingerprint == first
+    assert "reading pictures" not in seen
+
+
+@pytest.mark.parametrize("damage", [lambda text: "", lambda text: "0" + text[1:], lambda text: "x" * 64])
+def test_a_damaged_memory_of_fingerprints_is_made_again(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[str], str]
+) -> None:
+    age(monkeypatch)
+    first = load(f"folder:{pictures}", scale=2, cache=cache).fingerprint
+    (known,) = cache.glob("fingerprints-*/*")
+    intact = known.read_text()
+    known.write_text(damage(intact))
+    assert load(f"folder:{pictures}", scale=2, cache=cache).fingerprint == first
+    assert known.read_text() == intact
 
 
 # paired LR
@@ -386,7 +472,62 @@ def damage_the_header(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, damage_the_header, Path.unlink])
+def break_a_bracket(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[content.index(b")")] = ord("(")
+    file.write_bytes(content)
+
+
+def name_another_type(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"<i2", b"<u2", 1))
+
+
+def name_an_object(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"'<i2'", b"'|O' ", 1))
+
+
+def turn_the_axes(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"'fortran_order': False", b"'fortran_order': True ", 1))
+
+
+def claim_a_huge_header(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[8:10] = b"\xff\xff"
+    file.write_bytes(content)
+
+
+def append(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"more")
+
+
+def alter_the_checksum(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def put_a_folder_there(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def put_a_pipe_there(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def lock(file: Path) -> None:
+    file.chmod(0)
+
+
+DAMAGES = [
+    *(cut_short, flip_a_bit, empty, damage_the_header, break_a_bracket, name_another_type, name_an_object),
+    *(turn_the_axes, claim_a_huge_header, append, alter_the_checksum, put_a_folder_there, put_a_pipe_there, lock),
+    Path.unlink,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_kept_picture_is_made_again(pictures: Path, cache: Path, damage: Callable[[Path], None]) -> None:
     first = [pair.hr.copy() for pair in load(f"folder:{pictures}", scale=2, cache=cache).train]
     intact = kept_files(cache)[3].read_bytes()
@@ -562,6 +703,62 @@ def test_a_damaged_picture_in_a_repository_is_named(tmp_path: Path, cache: Path)
     files = {"train": [png(picture(0)), b"nothing"], "test": [png(picture(1))]}
     repository = write_repository(tmp_path / "repo", files)
     assert f"hub:{repository} train picture 1: not a picture" in refusal(f"hub:{repository}", cache)
+
+
+def write_rows(folder: Path, cells: list[dict[str, object] | None]) -> Path:
+    """A repository whose image column holds just these cells, as its table is stored."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "data").mkdir(parents=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+    table = pa.table({"image": pa.array(cells, type=kind)}).replace_schema_metadata({"huggingface": features})
+    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def cell(seed: int) -> dict[str, object]:
+    return {"bytes": png(picture(seed)), "path": None}
+
+
+@pytest.mark.usefixtures("hub_home")
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "/etc/passwd", "mine.png", "../mine.png", "http://127.0.0.1:9/a.png", "zip://a.png::/a.zip"]
+)
+def test_a_row_that_names_a_file_instead_of_holding_a_picture_is_refused(
+    tmp_path: Path, cache: Path, path: str
+) -> None:
+    write(tmp_path / "mine.png", picture(5))
+    repository = write_rows(tmp_path / "repo", [cell(0), cell(1), {"bytes": None, "path": path}])
+    message = refusal(f"hub:{repository}", cache)
+    assert f"hub:{repository} train picture 2: names {path} of this machine instead of holding a picture" in message
+
+
+@pytest.mark.usefixtures("hub_home")
+@pytest.mark.parametrize(
+    ("odd", "found"),
+    [
+        (None, "a row without a picture"),
+        ({"bytes": None, "path": None}, "a row without a picture"),
+        ({"bytes": b"", "path": None}, "an empty file"),
+    ],
+)
+def test_a_row_without_a_picture_is_named(
+    tmp_path: Path, cache: Path, odd: dict[str, object] | None, found: str
+) -> None:
+    repository = write_rows(tmp_path / "repo", [cell(0), odd, cell(1)])
+    assert f"hub:{repository} train picture 1: {found}" in refusal(f"hub:{repository}", cache)
+
+
+@pytest.mark.usefixtures("hub_home")
+def test_a_repository_of_plain_files_gives_those_that_lie_in_it(tmp_path: Path, cache: Path) -> None:
+    for i in range(3):
+        write(tmp_path / "repo" / f"{i}.png", picture(i))
+    assert len(load(f"hub:{tmp_path / 'repo'}", scale=2, cache=cache).train) == 2
+    write(tmp_path / "mine.png", picture(5))
+    (tmp_path / "repo" / "3.png").symlink_to(tmp_path / "mine.png")
+    assert "of this machine instead of holding a picture" in refusal(f"hub:{tmp_path / 'repo'}", cache)
 
 
 @pytest.mark.usefixtures("hub_home")

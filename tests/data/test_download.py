@@ -1,6 +1,7 @@
 """Against a real HTTP server on this machine that misbehaves on demand."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sesr_lab.data import connection
+from sesr_lab.data import download
 from sesr_lab.data.download import fetch
 from sesr_lab.errors import DataError
 
@@ -69,7 +70,7 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(connection, "PAUSE_S", 0.0)
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
     site = Site()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
     site.url = f"http://127.0.0.1:{server.server_port}/pictures.zip"
@@ -155,7 +156,7 @@ def test_a_server_that_never_gets_through_is_given_up(site: Site, to: Path) -> N
     message = refusal(site.url, to)
     assert f"1000 of {SIZE} bytes" in message
     assert f"put it at {to}" in message
-    assert len(site.asked) <= 1 + connection.ATTEMPTS
+    assert len(site.asked) <= 1 + download.ATTEMPTS
 
 
 def test_a_server_that_sends_another_range_is_asked_for_the_whole(site: Site, to: Path) -> None:
@@ -194,11 +195,11 @@ def test_a_missing_file_is_refused_at_once(site: Site, to: Path) -> None:
 def test_an_overloaded_server_is_asked_again(site: Site, to: Path) -> None:
     site.status = 503
     assert "503" in refusal(site.url, to)
-    assert len(site.asked) == connection.ATTEMPTS
+    assert len(site.asked) == download.ATTEMPTS
 
 
 def test_without_a_network_the_url_and_the_place_are_named(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PAUSE_S", 0.0)
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
     url = "http://127.0.0.1:9/pictures.zip"  # the discard port: nobody listens
     message = refusal(url, to)
     assert re.search(r"Connection refused", message)
@@ -223,6 +224,15 @@ def test_a_wrong_file_put_by_hand_is_refused_and_left_alone(site: Site, to: Path
 def test_a_file_altered_after_it_was_checked_is_noticed(site: Site, to: Path) -> None:
     fetch(site.url, to, size=SIZE, sha256=SHA256)
     to.write_bytes(CONTENT[::-1])
+    assert "SHA-256" in refusal(site.url, to)
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_noticed(site: Site, to: Path) -> None:
+    fetch(site.url, to, size=SIZE, sha256=SHA256)
+    times = to.stat()
+    with to.open("r+b") as file:
+        file.write(CONTENT[:5000] + bytes(10) + CONTENT[5010:])
+    os.utime(to, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert "SHA-256" in refusal(site.url, to)
 
 
