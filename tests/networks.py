@@ -9,9 +9,9 @@ from sesr_lab.network.model import SESR, Collapsed, run_collapsed
 
 
 @torch.no_grad()
-def small(*, m: int = 2, f: int = 8, scale: int = 2, slope: float = 0.25) -> Collapsed:
+def small(*, m: int = 2, f: int = 8, scale: int = 2, slope: float = 0.25, input_residual: bool = True) -> Collapsed:
     torch.manual_seed(0)
-    network = SESR(m=m, f=f, feature_size=16, scale=scale)
+    network = SESR(m=m, f=f, feature_size=16, scale=scale, input_residual=input_residual)
     network.slopes.fill_(slope)
     network.tail.project.mul_(0.1)  # a residual as small as a trained one's
     return network.collapse()

@@ -74,7 +74,7 @@ def cost(
 
     if batch_size < 1 or patch < 1:
         raise ConfigError("cost: --batch-size and --patch must be at least 1")
-    settings = network_settings(preset, m, f, feature_size, None) | {"scale": scale}
+    settings = network_settings(preset, m=m, f=f, feature_size=feature_size) | {"scale": scale}
     network = checked(Architecture, settings, where="cost")
     counted = costs(
         m=network.m,

@@ -33,6 +33,13 @@ BlockType = Annotated[
         "--block", "--linear-block-type", "--linear_block_type", help="collapsed or expanded training (collapsed)."
     ),
 ]
+Activation = Annotated[
+    str | None, typer.Option("--activation", help="prelu or relu, the paper's for hardware (prelu).")
+]
+InputResidual = Annotated[
+    bool | None,
+    typer.Option("--input-residual/--no-input-residual", help="Whether the input is added to the output (yes)."),
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Patches in a batch (recipe's).")]
 Patch = Annotated[
     int | None, typer.Option("--patch", help="Side of a high-resolution patch, a multiple of the scale (recipe's).")
@@ -61,12 +68,9 @@ def model_prefix(model_name: str) -> str:
     return prefix
 
 
-def network_settings(
-    preset: str | None, m: int | None, f: int | None, feature_size: int | None, block: str | None
-) -> dict[str, Any]:
+def network_settings(preset: str | None, **given: int | str | bool | None) -> dict[str, Any]:
     """The network that the flags name: the preset's settings, and what is given beside it."""
     from sesr_lab.study.config import preset as settings_of
 
-    given = {"m": m, "f": f, "feature_size": feature_size, "block": block}
     settings: dict[str, Any] = dict(settings_of(preset)) if preset is not None else {}
     return settings | {key: value for key, value in given.items() if value is not None}

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sesr_lab.cli.options import (
+    Activation,
     BatchSize,
     BlockType,
     Device,
     Engine,
     F,
     FeatureSize,
+    InputResidual,
     Json,
     M,
     ModelName,
@@ -37,6 +39,8 @@ def train(
     f: F = None,
     feature_size: FeatureSize = None,
     block: BlockType = None,
+    activation: Activation = None,
+    input_residual: InputResidual = None,
     scale: Scale = 2,
     recipe: Annotated[str, typer.Option("--recipe", help="fast (ours) or paper (the reference's).")] = "fast",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the pictures (300).")] = None,
@@ -66,7 +70,8 @@ def train(
     """Train one network (M5 x2 by default), tracked and registered."""
     from sesr_lab.study.config import TrialConfig, checked
 
-    settings = network_settings(preset, m, f, feature_size, block) | {
+    shape = {"m": m, "f": f, "feature_size": feature_size, "block": block}
+    settings = network_settings(preset, **shape, activation=activation, input_residual=input_residual) | {
         "scale": scale,
         "recipe": recipe,
         "epochs": epochs,

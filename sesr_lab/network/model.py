@@ -6,14 +6,28 @@ Corrections of the reference code (ARM-software/sesr at 26dd727) are named where
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from torch import Tensor, nn
 
 Block = Literal["collapsed", "expanded"]
+Activation = Literal["prelu", "relu"]
 SCALES = (2, 4)
+MID_GREY = 0.5
+"""The luma that a network's features start from; without the input's residual, also what its output starts from."""
+
+
+class Shape(TypedDict):
+    """What a network's weights tell of it: all that `SESR` is made from, but for the space that it runs in."""
+
+    m: int
+    f: int
+    feature_size: int
+    scale: int
+    activation: Activation
+    input_residual: bool
 
 
 class LinearBlocks(nn.Module):
@@ -72,7 +86,10 @@ class Collapsed(NamedTuple):
     head: Tensor
     body: Tensor
     slopes: Tensor
+    """Of the PReLUs; all zero in a network with ReLUs, which is the same function."""
     tail: Tensor
+    offset: Tensor | None = None
+    """What the tail's result is added to where it is not the input: (1,) luma; None if it is."""
 
 
 class SESR(nn.Module):
@@ -81,16 +98,35 @@ class SESR(nn.Module):
     `block` says in which space a forward pass runs; both forms hold the same parameters and are the same
     function of them. Correction: the reference's expanded blocks have biases that its collapsed blocks treat
     differently, so there the two are different models.
+
+    `activation` relu and no `input_residual` are the paper's variant for hardware (section 5): the network then has
+    no slopes, and gives mid-grey plus the tail's result, as its first block has taken mid-grey off.
     """
 
-    def __init__(self, *, m: int, f: int, feature_size: int, scale: int, block: Block = "collapsed") -> None:
+    def __init__(
+        self,
+        *,
+        m: int,
+        f: int,
+        feature_size: int,
+        scale: int,
+        block: Block = "collapsed",
+        activation: Activation = "prelu",
+        input_residual: bool = True,
+    ) -> None:
         super().__init__()
         self.m, self.f, self.feature_size, self.scale = m, f, feature_size, scale
         self.block: Block = block
+        self.activation: Activation = activation
+        self.input_residual = input_residual
         self.head = LinearBlocks(1, (1, f), kernel=5, feature_size=feature_size, residual=False)
         self.body = LinearBlocks(m, (f, f), kernel=3, feature_size=feature_size, residual=True)
-        self.slopes = nn.Parameter(torch.zeros(m, f))  # PReLU starts as ReLU, as in the reference
+        # PReLU starts as ReLU, as in the reference; a network with ReLUs has no slopes, and says so by this shape.
+        prelu = activation == "prelu"
+        self.slopes = nn.Parameter(torch.zeros(m, f if prelu else 0), requires_grad=prelu)
         self.tail = LinearBlocks(1, (f, scale**2), kernel=5, feature_size=feature_size, residual=False)
+        # Not trained; a parameter so that it travels with the weights and tells what the network is.
+        self.offset = None if input_residual else nn.Parameter(torch.tensor([MID_GREY]), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The upscaled luma, (N, 1, scale·H, scale·W)."""
@@ -102,21 +138,26 @@ class SESR(nn.Module):
 
     def collapse(self) -> Collapsed:
         """The equal small network, differentiable with respect to this one's parameters."""
-        return Collapsed(self.head.collapse()[0], self.body.collapse(), self.slopes, self.tail.collapse()[0])
+        head, tail = self.head.collapse()[0], self.tail.collapse()[0]
+        slopes = self.slopes if self.activation == "prelu" else torch.zeros(self.m, self.f).to(head)
+        return Collapsed(head, self.body.collapse(), slopes, tail, self.offset)
 
     def _run_expanded(self, x: Tensor) -> Tensor:
-        skip = features = self.head.forward_expanded(x - 0.5, 0)
+        skip = features = self.head.forward_expanded(x - MID_GREY, 0)
         for index in range(self.m):
-            features = F.prelu(self.body.forward_expanded(features, index), self.slopes[index])
-        return self.tail.forward_expanded(features + skip, 0) + x
+            features = self.body.forward_expanded(features, index)
+            features = F.prelu(features, self.slopes[index]) if self.activation == "prelu" else features.relu()
+        residual = self.tail.forward_expanded(features + skip, 0)
+        return residual + (x if self.offset is None else self.offset)
 
 
 def run_collapsed(weights: Collapsed, x: Tensor) -> Tensor:
     """The collapsed network's output before depth-to-space, (N, scale², H, W), for luma (N, 1, H, W)."""
-    skip = features = F.conv2d(x - 0.5, weights.head, padding=2)
+    skip = features = F.conv2d(x - MID_GREY, weights.head, padding=2)
     for weight, slope in zip(weights.body, weights.slopes, strict=True):
         features = F.prelu(F.conv2d(features, weight, padding=1), slope)
-    return F.conv2d(features + skip, weights.tail, padding=2) + x
+    residual = F.conv2d(features + skip, weights.tail, padding=2)
+    return residual + (x if weights.offset is None else weights.offset)
 
 
 def subpixels_of(hr: Tensor, scale: int) -> Tensor:
@@ -124,8 +165,8 @@ def subpixels_of(hr: Tensor, scale: int) -> Tensor:
     return F.pixel_unshuffle(hr, scale)
 
 
-def shape_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """m, f, feature_size and scale of a network, read off its weights.
+def shape_of(weights: Mapping[str, Tensor]) -> Shape:
+    """m, f, feature_size, scale, activation and input_residual of a network, read off its weights.
 
     Raises:
         ValueError: a tensor is missing, or the shapes are of no SESR network at x2 or x4.
@@ -133,9 +174,18 @@ def shape_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     try:
         m, feature_size, f, _, _ = weights["body.expand"].shape
         _, outputs, _ = weights["tail.project"].shape
+        slopes = weights["slopes"].shape
     except (KeyError, ValueError):
-        raise ValueError("not the weights of a SESR network: wrong or missing body.expand or tail.project") from None
-    shape = {"m": m, "f": f, "feature_size": feature_size, "scale": round(outputs**0.5)}
+        needed = "body.expand, tail.project or slopes"
+        raise ValueError(f"not the weights of a SESR network: wrong or missing {needed}") from None
+    shape: Shape = {
+        "m": m,
+        "f": f,
+        "feature_size": feature_size,
+        "scale": round(outputs**0.5),
+        "activation": "relu" if slopes == (m, 0) else "prelu",
+        "input_residual": "offset" not in weights,
+    }
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in SESR(**shape).state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}

@@ -59,12 +59,9 @@ def load(tracker: Tracker, version: Version) -> Loaded:
                 f" {found[:12]}… where {version.sha256[:12]}… was published; {_again(version)}"
             )
         weights = load_file(path)
-    a = version.architecture
-    shape = {"m": a.m, "f": a.f, "feature_size": a.feature_size, "scale": a.scale}
-    if shape_of(weights) != shape:
-        raise ModelError(
-            f"{version.uri}: the weights are of {shape_of(weights)}, the tags say {shape}; {_again(version)}"
-        )
+    shape = version.architecture.model_dump(exclude={"block"})
+    if (found_shape := shape_of(weights)) != shape:
+        raise ModelError(f"{version.uri}: the weights are of {found_shape}, the tags say {shape}; {_again(version)}")
     return Loaded(version, weights)
 
 
@@ -270,5 +267,5 @@ def _again(version: Version) -> str:
     a = version.architecture
     return (
         f"train it again: sesr-lab train --m {a.m} --f {a.f} --feature-size {a.feature_size} --block {a.block}"
-        f" --scale {a.scale} --data {version.data}"
+        f"{a.variant_flags} --scale {a.scale} --data {version.data}"
     )

@@ -107,7 +107,7 @@ def facts_tags(facts: ModelFacts) -> dict[str, str]:
     """The facts as tags."""
     a = facts.architecture
     values = {
-        **{"m": a.m, "f": a.f, "feature_size": a.feature_size, "block": a.block, "scale": a.scale},
+        **a.settings,
         **{item.name: getattr(facts, item.name) for item in fields(facts)},
         **{"params": facts.costs.params, "macs_720p": facts.costs.macs_720p},
     }
@@ -122,7 +122,12 @@ def architecture_of(tags: Mapping[str, str]) -> Architecture:
     """
     try:
         numbers = {key: int(tags[TAG + key]) for key in ("m", "f", "feature_size", "scale")}
-        return Architecture.model_validate(numbers | {"block": tags[TAG + "block"]})
+        # Networks of the paper, and so all that 0.1.0 has published, have no tags for the next two.
+        variant = {
+            "activation": tags.get(TAG + "activation", "prelu"),
+            "input_residual": tags.get(TAG + "input_residual", "True") == "True",
+        }
+        return Architecture.model_validate(numbers | {"block": tags[TAG + "block"]} | variant)
     except KeyError as error:
         raise ValueError(f"the tag {error} is missing") from error
 

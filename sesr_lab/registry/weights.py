@@ -24,10 +24,12 @@ def write_files(folder: Path, weights: Mapping[str, Tensor], architecture: Archi
     """
     from safetensors.torch import save_file
 
-    settings = architecture.model_dump(include=set(Architecture.model_fields))
-    if (found := shape_of(weights)).items() - settings.items():
+    settings = architecture.settings
+    found = shape_of(weights)
+    if found.items() - architecture.model_dump().items():
         raise ValueError(f"the weights are of {found}, not of {settings}")
-    collapsed = from_weights(weights).collapse()._asdict()
+    named = from_weights(weights).collapse()._asdict()
+    collapsed = {name: tensor for name, tensor in named.items() if tensor is not None}
     # One key only: safetensors writes several in random order, and equal weights are to make equal files.
     metadata = {"architecture": json.dumps(settings)}
     for name, tensors in ((EXPANDED, weights), (COLLAPSED, collapsed)):

@@ -16,6 +16,7 @@ from sesr_lab.training.recipe import Recipe, RecipeName
 from sesr_lab.training.recipe import recipe as named_recipe
 
 BlockType = Literal["collapsed", "expanded"]
+ActivationType = Literal["prelu", "relu"]
 
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "m3": {"m": 3, "f": 16, "feature_size": 256},
@@ -51,16 +52,33 @@ class Architecture(Frozen):
     feature_size: FeatureSize = 256
     block: BlockType = "collapsed"
     scale: Literal[2, 4] = 2
+    activation: ActivationType = "prelu"
+    """`relu` is the paper's own choice for hardware."""
+    input_residual: bool = True
+    """Whether the input is added to the output, as in the paper; without it, mid-grey is."""
 
     @property
     def name(self) -> str:
-        """As in `m5-f16-p256-collapsed`."""
-        return f"m{self.m}-f{self.f}-p{self.feature_size}-{self.block}"
+        """As in `m5-f16-p256-collapsed`, or `m5-f16-p256-collapsed-relu-noskip` where it is not the paper's."""
+        variant = ("-relu" if self.activation == "relu" else "") + ("" if self.input_residual else "-noskip")
+        return f"m{self.m}-f{self.f}-p{self.feature_size}-{self.block}{variant}"
 
     @property
     def short_name(self) -> str:
         """As in `m5-f16-p256`; the block type is named where it is not the usual one."""
-        return self.name.removesuffix("-collapsed")
+        return self.name.replace("-collapsed", "")
+
+    @property
+    def settings(self) -> dict[str, int | str | bool]:
+        """What it is made of; what came later than 0.1.0 only where it is not the paper's, so that records match."""
+        later = {name for name in ("activation", "input_residual") if getattr(self, name) == _DEFAULTS[name]}
+        return self.model_dump(include=set(Architecture.model_fields), exclude=later)
+
+    @property
+    def variant_flags(self) -> str:
+        """What is typed for it where it is not the paper's, as in ` --activation relu --no-input-residual`."""
+        activation = "" if self.activation == "prelu" else f" --activation {self.activation}"
+        return activation + ("" if self.input_residual else " --no-input-residual")
 
     def registered_name(self, prefix: str = "sesr") -> str:
         """As in `sesr-m5-f16-p256-collapsed-x2`."""
@@ -71,6 +89,9 @@ class Architecture(Frozen):
         """The paper's name for this m, f and feature_size, if it has one."""
         shape = {"m": self.m, "f": self.f, "feature_size": self.feature_size}
         return next((name for name, preset in PRESETS.items() if preset == shape), None)
+
+
+_DEFAULTS = {name: field.default for name, field in Architecture.model_fields.items()}
 
 
 class TrialConfig(Architecture):
@@ -139,7 +160,7 @@ class TrialConfig(Architecture):
         if parent in ("auto", "require"):
             parent = f"auto, {self.parent_block} block"
         identity = {
-            "architecture": self.architecture.model_dump(),
+            "architecture": self.architecture.settings,
             "recipe": asdict(self.resolved_recipe()),
             "budget": budget,
             "data": self.data,

@@ -26,6 +26,8 @@ SEARCHABLE = (
     "f",
     "feature_size",
     "block",
+    "activation",
+    "input_residual",
     "learning_rate",
     "batch_size",
     "patch",

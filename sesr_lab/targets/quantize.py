@@ -67,7 +67,7 @@ class Ranges:
     skip: Range
     """The tail's input: the last block's result plus the head's."""
     tail: Range
-    """What the tail gives, (N, scale², H, W), before the input is added."""
+    """What the tail gives, (N, scale², H, W), before the input is added; that of the output where it is not added."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def quantize_weights(weights: Tensor) -> Int8Weights:
 def head_bias(head: Tensor) -> Tensor:
     """The head's bias (f,): what its weights (f, 1, k, k) make of the difference between 128/255 and 0.5."""
     return (SHIFT - 0.5) * head.sum((1, 2, 3))
+
+
+def tail_bias(network: Collapsed) -> Tensor | None:
+    """The tail's bias (s²,) in a network that does not add its input: its offset less SHIFT; None in one that does."""
+    return None if network.offset is None else (network.offset - SHIFT).expand(len(network.tail))
 
 
 def form_of(slopes: Tensor) -> Form:
@@ -146,7 +151,7 @@ def calibrate(network: Collapsed, patches: Tensor, *, quantile: float = QUANTILE
         blocks=tuple(seen[f"blocks.{i}"] for i in blocks),
         active=tuple(seen[f"active.{i}"] for i in blocks),
         skip=seen["skip"],
-        tail=seen["tail"],
+        tail=seen.get("tail", INPUT),
     )
 
 
@@ -170,6 +175,7 @@ def simulate(network: Collapsed, ranges: Ranges, lr: Tensor, *, forms: list[Form
         body=torch.stack([quantize_weights(weight).real for weight in network.body]),
         slopes=torch.stack([_slopes(slopes, form) for slopes, form in zip(network.slopes, forms, strict=True)]),
         tail=quantize_weights(network.tail).real,
+        offset=network.offset,
     )
     bias = head_bias(network.head)
     subpixels = _run(weights, _levels(lr) - SHIFT, rounded, forms=forms, bias=bias)
@@ -213,8 +219,10 @@ def _run(
             features = torch.maximum(features, at(f"blocks.{i}", features * slopes[:, None, None]))
         else:
             features = at(f"active.{i}", F.prelu(features, slopes))
-    residual = at("tail", F.conv2d(at("skip", features + skip), weights.tail, padding=2))
-    return at("output", residual + x)
+    features = at("skip", features + skip)
+    if weights.offset is not None:
+        return at("output", F.conv2d(features, weights.tail, tail_bias(weights), padding=2))
+    return at("output", at("tail", F.conv2d(features, weights.tail, padding=2)) + x)
 
 
 def _slopes(slopes: Tensor, form: Form) -> Tensor:
@@ -244,4 +252,5 @@ def _with_zero(low: float, high: float) -> Range:
 
 def on_cpu(network: Collapsed) -> Collapsed:
     """The network in float32 on the CPU, apart from what it was trained by."""
-    return Collapsed(*(tensor.detach().cpu().float() for tensor in network))
+    head, body, slopes, tail = (tensor.detach().cpu().float() for tensor in network[:4])
+    return Collapsed(head, body, slopes, tail, None if network.offset is None else network.offset.detach().cpu())

@@ -70,7 +70,7 @@ class SimpleEngine:
 
     def state(self) -> dict[str, Tensor]:
         """As `Engine.state`."""
-        names = [name for name, _ in self.network.named_parameters()]
+        names = [name for name, _ in _trained(self.network)]
         state = {f"weights.{name}": value.detach() for name, value in self.network.named_parameters()}
         state |= {f"average.{name}": value for name, value in self.average.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -84,7 +84,7 @@ class SimpleEngine:
                 value.copy_(state[f"weights.{name}"])
                 self.average[name].copy_(state[f"average.{name}"])
         moments = self.optimizer.state_dict()
-        names = [name for name, _ in self.network.named_parameters()]
+        names = [name for name, _ in _trained(self.network)]
         moments["state"] = {i: _below(state, f"adam.{name}.") for i, name in enumerate(names)}
         self.optimizer.load_state_dict(moments)
 
@@ -124,7 +124,8 @@ def bfloat16_loss(weights: Collapsed, identity: Tensor, lr: Tensor, target: Tens
     skip = features = features.to(torch.bfloat16, memory_format=torch.channels_last)
     for weight, slope in zip((weights.body - identity).bfloat16(), weights.slopes.bfloat16(), strict=True):
         features = F.prelu(F.conv2d(features, weight, padding=1) + features, slope)
-    output = F.conv2d(features + skip, weights.tail.bfloat16(), padding=2).float() + lr
+    residual = F.conv2d(features + skip, weights.tail.bfloat16(), padding=2).float()
+    output = residual + (lr if weights.offset is None else weights.offset)
     return (output.clamp(0, 1) if clip else output).sub(target).abs().mean()
 
 
@@ -216,9 +217,7 @@ class GraphEngine(CompiledEngine):
 def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
     """Adam with a group for each parameter, whose `pace` the learning rate is multiplied with."""
     paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
-    groups = [
-        {"params": [parameter], "pace": paces[name.split(".")[0]]} for name, parameter in network.named_parameters()
-    ]
+    groups = [{"params": [parameter], "pace": paces[name.split(".")[0]]} for name, parameter in _trained(network)]
     return torch.optim.Adam(
         groups,
         lr=recipe.learning_rate,
@@ -310,6 +309,11 @@ def silent_share(network: SESR, lr: Tensor) -> float:
         shares.append((features.amax((0, 2, 3)) <= 0).float().mean())
         features = F.prelu(features, slope)
     return float(torch.stack(shares).max())
+
+
+def _trained(network: SESR) -> list[tuple[str, Tensor]]:
+    """The parameters that training moves, by name and in order: the optimizer's own numbering."""
+    return [(name, value) for name, value in network.named_parameters() if value.requires_grad]
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -56,6 +56,8 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
         return "it runs on the CPU only"
     if recipe.patch < SMALLEST_PATCH or recipe.patch % 2:
         return f"its patches are even and at least {SMALLEST_PATCH} pixels wide"
+    if network.activation != "prelu" or not network.input_residual:
+        return "it trains the paper's networks only, with PReLU and the input's residual"
     if network.f > LARGEST_F:
         return f"it takes up to {LARGEST_F} channels"
     return missing_here() or _cannot_build(network.f, network.scale)

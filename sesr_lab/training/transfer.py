@@ -16,14 +16,15 @@ from sesr_lab.network.model import SESR, run_collapsed, shape_of
 
 Head = Literal["fitted", "coarse", "nearest", "random"]
 HEADS: tuple[Head, ...] = ("fitted", "coarse", "nearest", "random")
-COPIED = ("m", "f", "feature_size")
+COPIED = ("m", "f", "feature_size", "input_residual")
 RIDGE = 1e-4
 """Weight of the penalty in the least-squares fit, relative to the mean power of the features."""
 
 
 def unfit(parent: Mapping[str, Tensor], child: SESR) -> str:
-    """Why `parent` cannot start `child`: what differs, in words; nothing if it can."""
-    found, wanted = shape_of(parent), {key: getattr(child, key) for key in COPIED}
+    """Why `parent` cannot start `child`: what differs, in words; nothing if it can, with another activation too."""
+    found = dict(shape_of(parent))
+    wanted = {key: getattr(child, key) for key in COPIED}
     differing = [f"{key} is {found[key]}, not {wanted[key]}" for key in COPIED if found[key] != wanted[key]]
     if found["scale"] != 2:
         differing.append(f"its scale is {found['scale']}, not 2")
@@ -43,12 +44,16 @@ def start_from(
             least squares on `batches`, given all the other weights. `random`: as a network from scratch.
 
     Raises:
-        ValueError: the parent has another m, f or feature_size, or is not x2.
+        ValueError: the parent has another m, f, feature_size or input_residual, or is not x2.
     """
     if reason := unfit(parent, child):
         raise ValueError(reason)
     own = child.state_dict()
-    own |= {name: tensor for name, tensor in parent.items() if not name.startswith("tail.")}
+    own |= {
+        name: tensor
+        for name, tensor in parent.items()
+        if not name.startswith("tail.") and tensor.shape == own[name].shape  # slopes are PReLUs' alone
+    }
     child.load_state_dict(own)
     if head == "random":
         return
@@ -77,9 +82,10 @@ def _least_squares(network: SESR, batches: Iterable[tuple[Tensor, Tensor]]) -> T
     power = torch.zeros(p, p, dtype=torch.float64, device=device)
     moment = torch.zeros(network.scale**2, p, dtype=torch.float64, device=device)
     for lr, target in batches:
-        wide = run_collapsed(weights._replace(tail=network.tail.expand[0]), lr) - lr  # (N, p, H, W)
+        base = lr if weights.offset is None else weights.offset  # what the tail's result is added to
+        wide = run_collapsed(weights._replace(tail=network.tail.expand[0]), lr) - base  # (N, p, H, W)
         features = wide.transpose(0, 1).flatten(1)  # (p, N·H·W)
-        residual = (target - lr).transpose(0, 1).flatten(1)  # (16, N·H·W)
+        residual = (target - base).transpose(0, 1).flatten(1)  # (16, N·H·W)
         power += (features @ features.T).double()
         moment += (residual @ features.T).double()
     start = network.tail.project[0].double()

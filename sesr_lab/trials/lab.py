@@ -120,7 +120,7 @@ def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> O
         label=task.label,
         network=task.config.architecture.name,
         scale=task.config.scale,
-        settings=task.config.architecture.model_dump(exclude={"scale"}),
+        settings={key: value for key, value in task.config.architecture.settings.items() if key != "scale"},
         result=result,
         reason=reason,
         run_id=run_id,

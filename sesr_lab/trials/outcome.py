@@ -16,8 +16,8 @@ class Outcome:
     label: str
     network: str
     scale: int
-    settings: Mapping[str, int | str]
-    """m, f, feature_size and block."""
+    settings: Mapping[str, int | str | bool]
+    """m, f, feature_size and block; activation and input_residual where they are not the paper's."""
     result: Result
     reason: str
     run_id: str

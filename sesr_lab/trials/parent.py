@@ -84,7 +84,7 @@ class Parents:
         """The parent that the user named.
 
         Raises:
-            ParentError: it has another m, f or feature_size, or is not a x2 network.
+            ParentError: it has another m, f, feature_size or input_residual, or is not a x2 network.
         """
         try:
             loaded = patiently(self.lab, partial(find, self.lab.tracker, config.parent, prefix=self.lab.prefix))
@@ -92,6 +92,11 @@ class Parents:
             raise ParentError(f"--parent {config.parent}: {error}") from None
         if reason := _misfit(config, loaded.architecture):
             raise ParentError(f"--parent {config.parent}: {reason}; name a x2 network of {config.architecture.name}")
+        if loaded.architecture.activation != config.activation:
+            self.lab.view.note(
+                f"warning: the parent {loaded.name} has {loaded.architecture.activation} activations, this network "
+                f"{config.activation}: it does not start as the same function"
+            )
         if loaded.version is not None:
             self._check_data(config, loaded.version, data)
         return loaded
@@ -194,7 +199,7 @@ def _names(config: TrialConfig, prefix: str) -> list[str]:
 
 def _misfit(config: TrialConfig, found: Architecture) -> str:
     """What keeps a network from being the parent; nothing if it fits."""
-    keys = ("m", "f", "feature_size")
+    keys = ("m", "f", "feature_size", "input_residual")
     differing = [
         f"{key} is {getattr(found, key)}, not {getattr(config, key)}"
         for key in keys
@@ -211,4 +216,6 @@ def _command(config: TrialConfig, prefix: str) -> str:
     size = "" if config.preset else f" --feature-size {config.feature_size}"
     block = "" if config.block == "collapsed" else f" --block {config.block}"
     name = "" if prefix == "sesr" else f" --model-name {prefix}"
-    return f"sesr-lab train {network}{size}{block} --scale {config.scale} --data {config.data}{name}"
+    return (
+        f"sesr-lab train {network}{size}{block}{config.variant_flags} --scale {config.scale} --data {config.data}{name}"
+    )

@@ -247,7 +247,7 @@ def _network(config: TrialConfig, device: torch.device) -> SESR:
     """A network drawn from the trial's seed, the same on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = SESR(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale, block=config.block)
+        network = SESR(**config.architecture.model_dump())
     return network.to(device)
 
 

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from torch import Tensor, nn
 
-from sesr_lab.network.model import SESR, Block, LinearBlocks, from_weights, run_collapsed, shape_of, subpixels_of
+from sesr_lab.network.model import (
+    SESR,
+    Activation,
+    Block,
+    LinearBlocks,
+    from_weights,
+    run_collapsed,
+    shape_of,
+    subpixels_of,
+)
 from sesr_lab.study.config import PRESETS
 
 TOLERANCE = 1e-5
@@ -29,6 +38,45 @@ def luma(*shape: int) -> Tensor:
 def assert_same(found: Tensor, expected: Tensor) -> None:
     extent = (expected.max() - expected.min()).item()
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE * extent)
+
+
+# Variants for hardware
+
+VARIANTS = [("prelu", True), ("relu", True), ("prelu", False), ("relu", False)]
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize(("activation", "input_residual"), VARIANTS)
+def test_every_variant_is_the_same_function_in_both_forms(
+    activation: Activation, input_residual: bool, scale: int
+) -> None:
+    made = SESR(m=2, f=6, feature_size=10, scale=scale, activation=activation, input_residual=input_residual)
+    lr = luma(2, 1, 12, 10)
+    collapsed = made(lr)
+    made.block = "expanded"
+    assert_same(collapsed, made(lr))
+
+
+def test_relu_is_prelu_without_slopes() -> None:
+    prelu = network()
+    nn.init.zeros_(prelu.slopes)
+    weights = {**prelu.state_dict(), "slopes": torch.zeros(2, 0)}
+    lr = luma(1, 1, 12, 10)
+    assert torch.equal(from_weights(weights)(lr), prelu(lr))
+
+
+def test_without_the_inputs_residual_mid_grey_takes_its_place() -> None:
+    made = network()
+    weights = {**made.state_dict(), "offset": torch.tensor([0.5])}
+    lr = luma(1, 1, 12, 10)
+    torch.testing.assert_close(from_weights(weights).subpixels(lr) - 0.5, made.subpixels(lr) - lr, rtol=0, atol=EXACT)
+
+
+def test_a_constant_input_of_mid_grey_comes_back_from_every_variant() -> None:
+    for activation, input_residual in VARIANTS:
+        made = SESR(m=2, f=6, feature_size=10, scale=2, activation=activation, input_residual=input_residual)
+        grey = torch.full((1, 1, 9, 9), 0.5)
+        torch.testing.assert_close(made(grey), torch.full((1, 1, 18, 18), 0.5), rtol=0, atol=EXACT)
 
 
 # One network, two forms
@@ -199,7 +247,18 @@ def test_a_targets_subpixels_go_back_to_the_target_by_the_networks_own_depth_to_
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_networks_shape_is_read_off_its_weights(preset: str, scale: int) -> None:
     shape = {**PRESETS[preset], "scale": scale}
-    assert shape_of(SESR(**shape).state_dict()) == shape
+    assert shape_of(SESR(**shape).state_dict()) == {**shape, "activation": "prelu", "input_residual": True}
+
+
+@pytest.mark.parametrize(("activation", "input_residual"), VARIANTS)
+def test_weights_tell_their_activation_and_whether_the_input_is_added(
+    activation: Activation, input_residual: bool
+) -> None:
+    made = SESR(m=2, f=6, feature_size=10, scale=2, activation=activation, input_residual=input_residual)
+    shape = shape_of(made.state_dict())
+    assert (shape["activation"], shape["input_residual"]) == (activation, input_residual)
+    lr = luma(1, 1, 9, 7)
+    assert torch.equal(from_weights(made.state_dict())(lr), made(lr))
 
 
 def test_weights_in_half_precision_come_back_in_float32() -> None:

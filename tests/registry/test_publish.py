@@ -110,6 +110,26 @@ def test_what_is_published_comes_back_as_it_was(tracker: Tracker) -> None:
     assert all(torch.equal(loaded.weights[name], weights[name]) for name in weights)
 
 
+@pytest.mark.parametrize(("activation", "input_residual"), [("relu", True), ("prelu", False), ("relu", False)])
+def test_a_network_for_hardware_comes_back_as_one(tracker: Tracker, activation: str, input_residual: bool) -> None:
+    facts = facts_of()
+    variant = {"activation": activation, "input_residual": input_residual}
+    facts = replace(facts, architecture=Architecture.model_validate({**facts.architecture.model_dump(), **variant}))
+    weights = dict(SESR(**facts.architecture.model_dump()).state_dict())
+    version = publish(tracker, start(tracker), name=NAME, weights=weights, facts=facts)
+    assert version.architecture == facts.architecture
+    assert load(tracker, version).weights.keys() == weights.keys()
+    with safe_open(weights_path(tracker, version).parent / "collapsed.safetensors", "pt") as file:
+        collapsed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+    x = torch.rand(1, 1, 6, 6)
+    torch.testing.assert_close(run_collapsed(collapsed_tuple(collapsed), x), from_weights(weights).subpixels(x))
+
+
+def test_the_papers_networks_have_no_tags_for_what_came_later(tracker: Tracker) -> None:
+    tags = published(tracker).tags
+    assert not {"sesr.activation", "sesr.input_residual"} & tags.keys()
+
+
 def test_the_files_are_of_use_without_us(tracker: Tracker) -> None:
     version = published(tracker)
     folder = weights_path(tracker, version).parent

@@ -107,6 +107,14 @@ def test_a_networks_names_tell_its_shape_its_block_and_its_scale() -> None:
     assert TrialConfig(**network.model_dump(), seed=3).architecture == network
 
 
+def test_what_is_not_the_papers_is_in_a_networks_name() -> None:
+    assert Architecture(activation="relu").name == "m5-f16-p256-collapsed-relu"
+    assert Architecture(input_residual=False).name == "m5-f16-p256-collapsed-noskip"
+    both = Architecture(activation="relu", input_residual=False, scale=4)
+    assert both.registered_name() == "sesr-m5-f16-p256-collapsed-relu-noskip-x4"
+    assert both.short_name == "m5-f16-p256-relu-noskip"
+
+
 # Recipes and budgets
 
 
@@ -134,6 +142,8 @@ OTHER: dict[str, object] = {
     "m": 6,
     "f": 17,
     "feature_size": 255,
+    "activation": "relu",
+    "input_residual": False,
     "block": "expanded",
     "scale": 2,
     "recipe": "paper",
@@ -201,3 +211,22 @@ def test_fingerprints_are_12_hex_digits_and_the_same_in_every_process() -> None:
     (digits,) = found
     assert len(digits) == 12
     assert set(digits) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fingerprint"),
+    [
+        ({}, "93839b465b0d"),
+        ({"scale": 4}, "183fdedd4f62"),
+        (
+            {"m": 11, "f": 32, "feature_size": 64, "block": "expanded", "scale": 4, "recipe": "paper", "seed": 3},
+            "eb3ce11f8eb3",
+        ),
+        ({"steps": 5000, "data": "div2k", "learning_rate": 2e-3}, "4870065e4d52"),
+    ],
+)
+def test_a_trial_of_0_1_0_keeps_its_fingerprint(settings: dict[str, object], fingerprint: str) -> None:
+    assert trial(**settings).fingerprint == fingerprint
+    assert trial(**settings, activation="prelu", input_residual=True).fingerprint == fingerprint
+    assert trial(**settings, activation="relu").fingerprint != fingerprint
+    assert trial(**settings, input_residual=False).fingerprint != fingerprint

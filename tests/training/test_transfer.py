@@ -158,3 +158,39 @@ def test_a_parent_that_does_not_fit_is_refused_with_what_differs(parent: SESR, r
 @pytest.mark.parametrize("block", ["collapsed", "expanded"])
 def test_a_parent_of_either_block_type_fits(block: Block) -> None:
     assert unfit(network(2, 0, block=block).state_dict(), network(4, 1)) == ""
+
+
+# Parents of another kind
+
+
+def variant(scale: int, seed: int, **settings: object) -> SESR:
+    torch.manual_seed(seed)
+    made = SESR(m=2, f=6, feature_size=12, scale=scale, **settings)  # type: ignore[arg-type]
+    if made.activation == "prelu":
+        nn.init.uniform_(made.slopes, -0.2, 0.4)
+    return made
+
+
+@pytest.mark.parametrize(("parent", "child"), [("relu", "prelu"), ("prelu", "relu"), ("relu", "relu")])
+def test_a_parent_of_another_activation_fits(parent: str, child: str, batches: list[tuple[Tensor, Tensor]]) -> None:
+    starts, made = variant(2, 0, activation=parent), variant(4, 1, activation=child)
+    slopes = made.slopes.detach().clone()
+    assert unfit(starts.state_dict(), made) == ""
+    start_from(made, starts.state_dict(), batches)
+    assert torch.equal(made.body.expand, starts.body.expand)
+    assert torch.equal(made.slopes, slopes)  # its own; from ReLUs there are none to take
+
+
+def test_without_the_inputs_residual_the_fit_is_to_the_whole_picture(batches: list[tuple[Tensor, Tensor]]) -> None:
+    parent = variant(2, 0, input_residual=False)
+    errors = {}
+    for head in ("random", "fitted"):
+        made = variant(4, 1, input_residual=False)
+        start_from(made, parent.state_dict(), batches, head=head)  # type: ignore[arg-type]
+        errors[head] = mse(made, batches)
+    assert errors["fitted"] < 0.5 * errors["random"]
+
+
+def test_a_parent_with_and_one_without_the_inputs_residual_do_not_fit_each_other() -> None:
+    assert "input_residual is False, not True" in unfit(variant(2, 0, input_residual=False).state_dict(), variant(4, 1))
+    assert "input_residual is True, not False" in unfit(variant(2, 0).state_dict(), variant(4, 1, input_residual=False))

@@ -112,6 +112,21 @@ def test_a_named_parent_on_other_pictures_is_a_warning_that_names_both(tmp_path:
     assert other in warning
 
 
+def test_a_named_parent_of_another_activation_is_a_warning_that_names_both(tmp_path: Path, data: str) -> None:
+    here, notebook = lab(tmp_path)
+    parent = trained_x2(here, data)
+    assert train(config(data, scale=4, parent=parent, activation="relu"), here).parent == parent
+    (warning,) = [note for note in notebook.notes if note.startswith("warning: the parent")]
+    assert "has prelu activations, this network relu" in warning
+
+
+def test_a_network_for_hardware_has_one_like_itself_trained_as_its_parent(tmp_path: Path, data: str) -> None:
+    here, _ = lab(tmp_path)
+    outcome = train(config(data, scale=4, activation="relu", input_residual=False), here)
+    assert outcome.parent == "models:/sesr-m1-f4-p8-collapsed-relu-noskip-x2/1"
+    assert outcome.settings["activation"] == "relu"
+
+
 def test_none_starts_from_scratch_because_it_was_asked_for(tmp_path: Path, data: str) -> None:
     here, notebook = lab(tmp_path)
     outcome = train(config(data, scale=4, parent="none"), here)
@@ -121,10 +136,15 @@ def test_none_starts_from_scratch_because_it_was_asked_for(tmp_path: Path, data:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"m": 2}, "m is 1, not 2"), ({"f": 2}, "f is 4, not 2"), ({"feature_size": 4}, "feature_size is 8, not 4")],
+    [
+        ({"m": 2}, "m is 1, not 2"),
+        ({"f": 2}, "f is 4, not 2"),
+        ({"feature_size": 4}, "feature_size is 8, not 4"),
+        ({"input_residual": False}, "input_residual is True, not False"),
+    ],
 )
 def test_a_named_parent_of_another_shape_is_refused(
-    tmp_path: Path, data: str, changes: dict[str, int], reason: str
+    tmp_path: Path, data: str, changes: dict[str, int | bool], reason: str
 ) -> None:
     here, _ = lab(tmp_path)
     parent = trained_x2(here, data)
