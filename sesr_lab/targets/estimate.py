@@ -1,0 +1,129 @@
+"""What a network costs on a target: the question, the answer, and the network of random weights that stands for it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sesr_lab.errors import TargetError
+from sesr_lab.network.cost import costs
+from sesr_lab.network.model import MID_GREY, Collapsed
+
+LARGEST_SIDE = 65_536
+"""The largest side of a picture, low or high resolution, that the compilers' transposes take."""
+
+
+class Shape(Protocol):
+    """What a collapsed network's time depends on; an `Architecture` is one."""
+
+    @property
+    def m(self) -> int: ...  # noqa: D102 (the paper's words)
+    @property
+    def f(self) -> int: ...  # noqa: D102
+    @property
+    def scale(self) -> Literal[2, 4]: ...  # noqa: D102
+    @property
+    def activation(self) -> Literal["prelu", "relu"]: ...  # noqa: D102
+    @property
+    def input_residual(self) -> bool: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Size:
+    """A low-resolution picture's width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a network costs on a target for one low-resolution picture."""
+
+    target: str
+    tool: str
+    """What computed or measured it, with its version, as in `ethos-u-vela 5.2.0`."""
+    input: str
+    """The low-resolution picture's size, as in `640x360`."""
+    macs: int
+    milliseconds: float | None
+    """None where the target counts MACs alone. What falls to the CPU of an NPU is not in it."""
+    spread_ms: float | None = None
+    """Of a measured time: the distance between the quartiles of its repeats."""
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """The most that is in use at once, by kind of memory."""
+    fallbacks: tuple[str, ...] = ()
+    """The layers that the target cannot run, and its CPU has to."""
+
+
+def parse_size(text: str) -> Size:
+    """A size such as `640x360`: width, then height, of the low-resolution picture.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[x×X]\s*(\d{1,9})\s*", text)
+    if match is None or 0 in (width := int(match[1]), height := int(match[2])):
+        raise ValueError(f"{text!r} is no size of a picture; give width and height in pixels, as in 640x360")
+    return Size(width, height)
+
+
+def check_fits(target: str, shape: Shape, size: Size, *, bytes_per_value: int, memory: int) -> None:
+    """Nothing, if the network's activations fit into `memory` bytes on the target.
+
+    Raises:
+        TargetError: they do not, or the picture is too long for its compiler.
+    """
+    longest = max(size.width, size.height) * shape.scale
+    if longest > LARGEST_SIDE:
+        raise TargetError(
+            f"{target}: input {size}: too large: at x{shape.scale} a side is {longest:,} pixels; "
+            f"at most {LARGEST_SIDE:,} are allowed; give a smaller one"
+        )
+    needed = activation_bytes(shape, size, bytes_per_value)
+    if needed > memory:
+        raise TargetError(
+            f"{target}: input {size}: too large: a network with f = {shape.f} needs {needed / 1e9:.1f} GB for its "
+            f"activations and the target has {memory / 1e9:.1f}; give a smaller one"
+        )
+
+
+def activation_bytes(shape: Shape, size: Size, bytes_per_value: int) -> int:
+    """The least memory for activations: what a block takes and gives, and the head's for the long skip.
+
+    Channels come in sixteens, as NPUs and fast CPU code keep them.
+    """
+    channels = -(-shape.f // 16) * 16
+    return 3 * channels * size.width * size.height * bytes_per_value
+
+
+def macs_of(shape: Shape, size: Size) -> int:
+    """Multiply-accumulates of one picture of that size."""
+    # feature_size is of the training; the collapsed network has none
+    return costs(m=shape.m, f=shape.f, feature_size=1, scale=shape.scale).params * size.width * size.height
+
+
+def stand_in(shape: Shape) -> Collapsed:
+    """A network of that shape with random weights, always the same; its PReLUs' slopes lie between 0 and 1."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator) / math.sqrt(math.prod(size[-3:]))
+
+    slopes = torch.rand(shape.m, shape.f, generator=generator) if shape.activation == "prelu" else None
+    return Collapsed(
+        head=drawn(shape.f, 1, 5, 5),
+        body=drawn(shape.m, shape.f, shape.f, 3, 3),
+        slopes=torch.zeros(shape.m, shape.f) if slopes is None else slopes,
+        tail=drawn(shape.scale**2, shape.f, 5, 5),
+        offset=None if shape.input_residual else torch.tensor([MID_GREY]),
+    )
