@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sesr_lab.cli.options import (
+    Activation,
     Device,
     F,
     FeatureSize,
+    InputResidual,
     Json,
     M,
     ModelName,
@@ -63,35 +64,38 @@ def cost(
     m: M = None,
     f: F = None,
     feature_size: FeatureSize = None,
+    activation: Activation = None,
+    input_residual: InputResidual = None,
     scale: Scale = 2,
     batch_size: Annotated[int, typer.Option("--batch-size", "--batch_size", help="Patches in a batch.")] = 32,
     patch: Annotated[int, typer.Option("--patch", help="Side of a low-resolution patch in pixels.")] = 64,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Time on it too: ethos-u55-256, ethos-u65-512, ethos-u85-2048, onnxruntime-cpu."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--input", help="The picture that the target is given, as in 640x360 (which it is).")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Estimate or measure again what is remembered.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Count parameters and MACs, as the paper does."""
-    from sesr_lab.network.cost import costs
-    from sesr_lab.study.config import Architecture, checked
+    """Count parameters and MACs, as the paper does; with --target, the time there (of all presets if none is named)."""
+    from sesr_lab.cli.costing import cost_of, cost_on
+    from sesr_lab.study.config import PRESETS, Architecture, checked
 
     if batch_size < 1 or patch < 1:
         raise ConfigError("cost: --batch-size and --patch must be at least 1")
-    settings = network_settings(preset, m=m, f=f, feature_size=feature_size) | {"scale": scale}
-    network = checked(Architecture, settings, where="cost")
-    counted = costs(
-        m=network.m,
-        f=network.f,
-        feature_size=network.feature_size,
-        scale=network.scale,
-        batch_size=batch_size,
-        patch=patch,
-    )
-    if as_json:
-        print_json(
-            {"network": network.name, "scale": scale, "batch_size": batch_size, "patch": patch, **asdict(counted)}
-        )
-        return
-    from sesr_lab.cli.tables import show_costs
-
-    show_costs(counted, title=f"{network.name} x{scale}", batch=f"{batch_size}x{patch}x{patch}")
+    if target is None and (size is not None or fresh):
+        raise ConfigError(f"cost: {'--input' if size is not None else '--fresh'} is of use with --target alone")
+    given = {"m": m, "f": f, "feature_size": feature_size}
+    variant = {"activation": activation, "input_residual": input_residual, "scale": scale}
+    every_preset = target is not None and preset is None and not any(given.values())
+    names = list(PRESETS) if every_preset else [preset]
+    networks = [checked(Architecture, network_settings(name, **given, **variant), where="cost") for name in names]
+    if target is None:
+        cost_of(networks[0], batch_size=batch_size, patch=patch, as_json=as_json)
+    else:
+        cost_on(target, networks, size or "640x360", fresh=fresh, as_json=as_json)
 
 
 def models(

@@ -191,9 +191,53 @@ def test_the_references_spellings_are_flags_too(typed: Typed) -> None:
     assert typed.json("cost", "--int-features", 4)["network"] == "m5-f4-p256-collapsed"
 
 
+def test_cost_on_a_target_shows_milliseconds_beside_macs_of_all_presets(typed: Typed) -> None:
+    words = ("cost", "--target", "ethos-u55-256", "--input", "320x180")
+    found = typed.json(*words)
+    assert found["target"] == "ethos-u55-256"
+    networks = found["networks"]
+    assert [each["preset"] for each in networks] == ["m3", "m5", "m7", "m11", "xl"]
+    assert all(each["tool"].startswith("ethos-u-vela ") and each["input"] == "320x180" for each in networks)
+    assert [each["milliseconds"] for each in networks] == sorted(each["milliseconds"] for each in networks)
+    assert networks[1]["macs"] == 13_520 * 320 * 180
+    assert all(each["fallbacks"] == [] and each["memory_bytes"]["SRAM"] > 0 for each in networks)
+    assert typed.err == ""
+    assert typed(*words) == 0
+    for text in ("ethos-u55-256, 320x180 in (ethos-u-vela", "m11-f32-p64", f"{networks[1]['milliseconds']:.2f}"):
+        assert text in typed.out
+
+
+def test_cost_on_a_target_of_one_network_is_one_document(typed: Typed) -> None:
+    words = ("cost", "--target", "ethos-u85-2048", "--preset", "m5", "--input", "64x64")
+    prelu, relu = typed.json(*words), typed.json(*words, "--activation", "relu")
+    assert (prelu["network"], prelu["params"]) == ("m5-f16-p256-collapsed", 13_520)
+    assert relu["network"] == "m5-f16-p256-collapsed-relu"
+    assert relu["milliseconds"] < prelu["milliseconds"]
+    assert typed.json("cost", "--target", "macs", "--m", 3)["milliseconds"] is None
+
+
+def test_cost_measures_on_this_machine_again_when_asked(typed: Typed) -> None:
+    words = ("cost", "--target", "onnxruntime-cpu", "--m", 1, "--f", 4, "--input", "48x32")
+    first, again = typed.json(*words), typed.json(*words)
+    assert first == again
+    assert first["spread_ms"] >= 0
+    assert typed.json(*words, "--fresh")["milliseconds"] != first["milliseconds"]
+    assert typed(*words) == 0
+    assert "±" in typed.out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (("cost", "--target", "npu"), "target: 'npu' is unknown; allowed: macs, ethos-u55-256"),
+        (("cost", "--target", "macs", "--input", "640"), "cost: --input: '640' is no size of a picture; give width"),
+        (
+            ("cost", "--target", "ethos-u55-256", "--input", "40000x40000"),
+            "ethos-u55-256: input 40000x40000: too large",
+        ),
+        (("cost", "--input", "64x64"), "cost: --input is of use with --target alone"),
+        (("cost", "--fresh"), "cost: --fresh is of use with --target alone"),
+        (("cost", "--activation", "gelu"), "cost: activation: found 'gelu': input should be 'prelu' or 'relu'"),
         (("cost", "--preset", "m6"), "preset: 'm6' is unknown; allowed: m3, m5, m7, m11, xl"),
         (("cost", "--scale", 3), "cost: scale: found 3: input should be 2 or 4"),
         (("cost", "--f", 0), "cost: f: found 0: input should be greater than or equal to 1"),
