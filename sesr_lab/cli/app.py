@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sesr_lab.cli import data, machine, networks, studies, training
+from sesr_lab.cli import data, machine, networks, results, studies, training
 from sesr_lab.errors import SesrError
 
 DONE, USER_ERROR, BUG, INTERRUPTED = 0, 1, 3, 130
@@ -38,6 +38,7 @@ for command in (
     studies.sweep,
     training.train,
     networks.evaluate,
+    results.upscale,
     networks.cost,
     networks.models,
     networks.promote,

@@ -109,7 +109,7 @@ def read_file(path: Path, label: str) -> bytes:
 
 
 def _read(content: bytes, label: str) -> NDArray[np.uint8]:
-    _silence_pillow()
+    silence_pillow()
     if content.startswith(SIGNATURES):
         return read_tiff(content, label)
     header = check_png(content, label) if content.startswith(png.SIGNATURE) else None
@@ -126,7 +126,7 @@ def _read(content: bytes, label: str) -> NDArray[np.uint8]:
         return _to_8_bits(ImageOps.exif_transpose(image))
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Leaves it to this room to say what is wrong, in one line; Pillow has no other switches than global ones."""
     Image.MAX_IMAGE_PIXELS = None
     if warnings.filters[:1] != [_QUIET]:

@@ -68,7 +68,9 @@ def read_deep_png(content: bytes, header: Header) -> NDArray[np.uint16]:
 
 
 def _joined(high: NDArray[np.uint8], low: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    samples: NDArray[np.uint16] = (high.astype(np.uint16) << np.uint16(8)) | low
+    samples = high.astype(np.uint16)
+    samples <<= 8  # in place: a large picture is not held once more
+    samples |= low
     return samples
 
 

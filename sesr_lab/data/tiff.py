@@ -46,7 +46,7 @@ def read_tiff(content: bytes, label: str) -> NDArray[np.uint8]:
 def _coloured(samples: NDArray[np.uint16], layout: Layout, tags: Tags, label: str) -> NDArray[np.uint8]:
     """Grey (H, W) or RGB (H, W, 3) levels of the samples of a pixel's colour."""
     if layout.photometric == PALETTE:
-        return _from_palette(samples[..., 0], layout, tags.get(320, ()), label)
+        return from_palette(samples[..., 0], layout, tags.get(320, ()), label)
     levels = to_8_bits(samples, layout.bits)
     if layout.photometric == CMYK:
         inks = Image.frombytes("CMYK", (layout.width, layout.height), levels.tobytes())
@@ -56,7 +56,8 @@ def _coloured(samples: NDArray[np.uint16], layout: Layout, tags: Tags, label: st
     return levels
 
 
-def _from_palette(indices: NDArray[np.uint16], layout: Layout, colours: Sequence[int], label: str) -> NDArray[np.uint8]:
+def from_palette(indices: NDArray[np.uint16], layout: Layout, colours: Sequence[int], label: str) -> NDArray[np.uint8]:
+    """The RGB levels (H, W, 3) that indices (H, W) stand for; `colours` is the tag ColorMap."""
     if len(colours) != 3 * 2**layout.bits:
         raise damaged(f"a palette of {len(colours)} numbers", label)
     table = np.array(colours).reshape(3, -1).T

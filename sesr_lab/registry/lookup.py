@@ -38,9 +38,8 @@ def find(tracker: Tracker, model: str, *, scale: int | None = None, prefix: str 
         ModelError: there is none, its weights are not what was published, or its scale is not `scale`.
         ConfigError: it is a file of weights of a network that is too large.
     """
-    path = Path(model)
-    if path.suffix == ".safetensors" or path.is_file():
-        found = _file(model, path)
+    if is_file(model):
+        found = of_file(model)
     elif model.lower() in PRESETS:
         found = of_version(tracker, _best_of_preset(tracker, model.lower(), scale or 2, prefix), name=model)
     else:
@@ -60,7 +59,20 @@ def of_version(tracker: Tracker, version: Version, *, name: str | None = None) -
     return Named(name or version.uri, version.architecture, weights, version, lineage_of(version))
 
 
-def _file(model: str, path: Path) -> Named:
+def is_file(model: str) -> bool:
+    """Whether MODEL names a file, for which no store is needed."""
+    path = Path(model)
+    return path.suffix == ".safetensors" or path.is_file()
+
+
+def of_file(model: str) -> Named:
+    """The network of a file of weights.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds something else.
+        ConfigError: its network is too large.
+    """
+    path = Path(model)
     weights = load_file(path)
     lineage = lineage_of_file(str(path.resolve()), sha256_of(path))
     return Named(model, checked(Architecture, shape_of(weights), where=model), weights, None, lineage)

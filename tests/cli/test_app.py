@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage import data as skimage_data
 from skimage.metrics import peak_signal_noise_ratio
+from typed import Typed
 
 from sesr_lab.cli.app import run
 from sesr_lab.data.image import downscale, luma, shave, upscale
@@ -30,33 +30,6 @@ from sesr_lab.network.model import SESR
 
 COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "doctor", "data")
 SESR_LAB = (sys.executable, "-m", "sesr_lab")
-
-
-class Typed:
-    """Runs command lines in this process, and keeps what they said."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *words: object) -> int:
-        self.capsys.readouterr()
-        status = run([str(word) for word in words])
-        self.out, self.err = self.capsys.readouterr()
-        return status
-
-    def json(self, *words: object) -> Any:
-        """The one document on standard output."""
-        assert self(*words, "--json") == 0, self.err
-        return json.loads(self.out)
-
-    def error(self, *words: object) -> str:
-        """The one line that says what the user did wrong, without `error: `."""
-        assert self(*words) == 1, self.err
-        assert self.out == ""
-        assert "Traceback" not in self.err
-        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return line.removeprefix("error: ")
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""`sesr-lab upscale`: what comes out of trained networks."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sesr_lab.cli.options import Json, ModelName, Store, model_prefix
+from sesr_lab.cli.output import print_json
+from sesr_lab.errors import ConfigError
+
+_FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+_LEAST_TILE = 16
+
+
+def upscale(
+    images: Annotated[list[Path], typer.Argument(help="IMAGE|FOLDER …: pictures, and folders of pictures.")],
+    model: Annotated[str, typer.Option("--model", help="MODEL: a preset, a run id, models:/…, or a file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder, or, for one picture, the file to write.")],
+    scale: Annotated[int | None, typer.Option("--scale", help="2 or 4, if MODEL is a preset (2).")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="png, jpeg, webp or tiff (each picture's own).")
+    ] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    tile: Annotated[
+        int, typer.Option("--tile", min=0, help="Pixels of a tile's side; 0: no tiles, more memory.")
+    ] = 256,
+    compare: Annotated[bool, typer.Option("--compare", help="Write a sheet beside it: bicubic | network.")] = False,
+    original: Annotated[
+        Path | None, typer.Option("--original", help="What it should be, or their folder: a third on the sheet.")
+    ] = None,
+    tracking_uri: Store = None,
+    model_name: ModelName = "SESR",
+    as_json: Json = False,
+) -> None:
+    """Upscale pictures: luma by the network, colour and alpha by bicubic."""
+    from sesr_lab.cli.console import loading
+    from sesr_lab.data.refusal import shown
+    from sesr_lab.results.batch import Failed, Settings, upscale_files
+    from sesr_lab.results.inference import network
+    from sesr_lab.tracking.runs import open_store
+
+    if format is not None and format not in _FORMATS:
+        raise ConfigError(f"upscale: --format: found {format!r}; allowed are {', '.join(_FORMATS)}")
+    if scale not in (None, 2, 4):
+        raise ConfigError(f"upscale: scale: found {scale}; 2 or 4 is allowed")
+    if 0 < tile < _LEAST_TILE:
+        raise ConfigError(f"upscale: --tile: found {tile}; allowed are 0 and {_LEAST_TILE} or more")
+    settings = Settings(
+        suffix=_FORMATS[format] if format is not None else None,
+        quality=quality,
+        tile=tile,
+        compare=compare or original is not None,
+        originals=original,
+    )
+    found = network(model, scale=scale, open_tracker=lambda: open_store(tracking_uri), prefix=model_prefix(model_name))
+
+    def say(failure: Failed) -> None:
+        print(f"error: {failure.input}: {failure.reason}", file=sys.stderr)
+
+    with loading() as progress:
+        written, failed = upscale_files(images, found, out=out, settings=settings, progress=progress, failed=say)
+    if as_json:
+        pictures = [asdict(item) for item in written]
+        document = {"model": model, "scale": found.scale, "written": pictures, "failed": [asdict(f) for f in failed]}
+        print_json(document)
+    else:
+        done = f"{len(written)} of {len(written) + len(failed)} pictures upscaled x{found.scale} to {shown(out)}"
+        print(done + (f"; {len(failed)} failed, as said above" if failed else ""))
+    if failed:
+        raise typer.Exit(1)

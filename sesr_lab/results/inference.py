@@ -1,0 +1,127 @@
+"""MODEL, ready to run: a function from low-resolution planes to high-resolution ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sesr_lab.errors import ModelError
+from sesr_lab.network.model import SESR, Collapsed, from_weights
+from sesr_lab.registry.lookup import Named, find, is_file, of_file
+from sesr_lab.registry.version import Version
+from sesr_lab.results.interpolation import REACH, enlarged, rows_around
+from sesr_lab.tracking.runs import Tracker
+
+Planes = NDArray[np.float32]
+
+BICUBIC = "bicubic"
+_BLOCK = 16
+"""Channels that oneDNN adds up together."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that upscales planes (colours, h, w) in [0, 1] to (colours, scale·h, scale·w), not clipped."""
+
+    name: str
+    """What the user called it."""
+    scale: int
+    radius: int
+    """Low-resolution pixels on each side that an output pixel depends on."""
+    colours: int
+    """1 for luma, 3 for RGB."""
+    run: Callable[[Planes], Planes]
+    version: Version | None = None
+
+
+def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker], prefix: str = "sesr") -> Network:
+    """The network that MODEL names, of whatever kind; `bicubic` is one too.
+
+    Args:
+        open_tracker: opens the store; not called where MODEL is a file, or bicubic.
+
+    Raises:
+        ModelError: there is none, it is damaged, or its scale is not `scale`.
+    """
+    if model == BICUBIC:
+        return _bicubic(scale or 2)
+    named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
+    if scale not in (None, named.architecture.scale):
+        raise ModelError(
+            f"{model}: its scale is {named.architecture.scale}, not {scale}; leave --scale out, or match it"
+        )
+    return of_named(named)
+
+
+def _bicubic(scale: int) -> Network:
+    def run(planes: Planes) -> Planes:
+        return np.stack([enlarged(rows_around(plane, 0, len(plane)), scale) for plane in planes])
+
+    return Network(BICUBIC, scale, REACH, 1, run)
+
+
+def of_named(named: Named) -> Network:
+    """A registered network, or one of a weights file, collapsed."""
+    collapsing = from_weights(named.weights)
+    return Network(named.name, collapsing.scale, radius_of(collapsing), 1, runner(collapsing), named.version)
+
+
+def radius_of(collapsing: SESR) -> int:
+    """Two for each of the 5x5 convolutions, one for each of 3x3."""
+    return collapsing.m + 4
+
+
+@torch.no_grad()
+def runner(collapsing: SESR) -> Callable[[Planes], Planes]:
+    """The collapsed network in PyTorch, run so that a pixel's value does not depend on how much is run around it.
+
+    PyTorch takes another convolution for small inputs than for large ones, and its sums differ in the last bit.
+    Here oneDNN's is taken for all; it adds in one order where the channels are whole blocks. Where there is no
+    oneDNN, sums are float64, whose last bits the result, which is float32, does not show.
+    """
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+    convolve = _onednn if has_onednn else _plain
+    dtype = torch.float32 if has_onednn else torch.float64
+    weights = _in_blocks(collapsing.collapse())
+    head, body, slopes, tail = (tensor.to(dtype) for tensor in weights)
+
+    @torch.inference_mode()
+    def run(planes: Planes) -> Planes:
+        x = torch.from_numpy(np.ascontiguousarray(planes)).to(dtype)[None]
+        skip = features = convolve(x - 0.5, head, padding=2)
+        for weight, slope in zip(body, slopes, strict=True):
+            features = F.prelu(convolve(features, weight, padding=1), slope)
+        made: Planes = (
+            F.pixel_shuffle(convolve(features + skip, tail, padding=2) + x, collapsing.scale)[0].float().numpy()
+        )
+        return made
+
+    return run
+
+
+def _in_blocks(weights: Collapsed) -> Collapsed:
+    """The same network with channels that do nothing, so that their number is a multiple of oneDNN's block."""
+    more = -weights.head.shape[0] % _BLOCK
+    return Collapsed(
+        F.pad(weights.head, (0, 0, 0, 0, 0, 0, 0, more)),
+        F.pad(weights.body, (0, 0, 0, 0, 0, more, 0, more)),
+        F.pad(weights.slopes, (0, more)),
+        F.pad(weights.tail, (0, 0, 0, 0, 0, more)),
+    )
+
+
+def _onednn(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
+    convolved: Tensor = torch.ops.aten.mkldnn_convolution(
+        x.contiguous(), weight, None, [padding, padding], [1, 1], [1, 1], 1
+    )
+    return convolved
+
+
+def _plain(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
+    return F.conv2d(x, weight, padding=padding)

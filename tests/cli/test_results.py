@@ -1,0 +1,262 @@
+"""`sesr-lab upscale`: what a user types, and what comes back."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image, ImageCms
+from safetensors.torch import save_file
+from typed import Typed
+
+from sesr_lab.data.refusal import MAX_PIXELS
+from sesr_lab.network.model import SESR
+
+PHOTO = np.ascontiguousarray(skimage.data.astronaut()[80:131, 120:187])
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(capsys)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[str]:
+    """A file of weights, in a folder of its own."""
+    torch.manual_seed(0)
+    network = SESR(m=1, f=4, feature_size=8, scale=2)
+    with torch.no_grad():
+        network.tail.project.mul_(0.1)
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "tiny.safetensors"
+    save_file(network.state_dict(), path)
+    yield str(path)
+    assert not (tmp_path / "mlflow.db").exists()  # a file needs no store
+
+
+def photo(path: Path, picture: np.ndarray = PHOTO, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+def errors(typed: Typed) -> list[str]:
+    lines = [line for line in typed.err.splitlines() if line]
+    assert all(line.startswith("error: ") for line in lines), typed.err
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_a_folder_becomes_a_folder(typed: Typed, model: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPG", "c.webp", "d.tif", "e.bmp", "f.gif"):
+        photo(tmp_path / "in" / name)
+    found = typed.json("upscale", "in", "--model", model, "-o", "out/deep")
+    assert sorted(path.name for path in Path("out/deep").iterdir()) == [
+        "a.png", "b.JPG", "c.webp", "d.tif", "e.png", "f.png",
+    ]  # fmt: skip
+    assert {size(path) for path in Path("out/deep").iterdir()} == {(134, 102)}
+    assert found["scale"] == 2
+    assert found["failed"] == []
+    assert found["written"][0]["input"] == "in/a.png"
+    assert typed("upscale", "in", "--model", model, "-o", "out") == 0
+    assert typed.out == "6 of 6 pictures upscaled x2 to out\n"
+
+
+def test_one_picture_becomes_the_file_that_is_named(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    assert typed("upscale", "a.png", "--model", model, "-o", "new/b.jpg") == 0
+    assert size(Path("new/b.jpg")) == (134, 102)
+    assert typed("upscale", "a.png", "--model", model, "-o", "folder", "--format", "tiff") == 0
+    assert size(Path("folder/a.tif")) == (134, 102)
+
+
+def test_tile_and_format_change_no_sample(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    made = []
+    for index, options in enumerate((("--tile", 0), ("--tile", 16), ("--tile", 33, "--format", "tiff"))):
+        assert typed("upscale", "a.png", "--model", model, "-o", f"{index}", *options) == 0
+        made.append(np.asarray(Image.open(next(Path(f"{index}").iterdir()))))
+    assert all((other == made[0]).all() for other in made)
+
+
+def test_alpha_16_bits_orientation_and_profile_are_kept(typed: Typed, model: str, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(tmp_path / "in" / "a.png", np.dstack([PHOTO, PHOTO[..., 0]]), icc_profile=profile, exif=exif)
+    photo(tmp_path / "in" / "b.jpg", icc_profile=profile, exif=exif)
+    photo(tmp_path / "in" / "c.png", PHOTO[..., 0].astype(np.uint16) * 257)
+    assert typed("upscale", "in", "--model", model, "-o", "out") == 0
+    for name, mode in (("a.png", "RGBA"), ("b.jpg", "RGB")):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert (image.mode, image.size) == (mode, (134, 102))
+            assert image.info["icc_profile"] == profile
+            assert image.getexif()[0x0112] == 6
+    with Image.open(tmp_path / "out" / "c.png") as image:
+        assert image.mode == "I;16"
+
+
+def test_bad_pictures_are_a_line_each_and_the_others_are_done(typed: Typed, model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    whole = photo(folder / "whole.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    photo(folder / "moving.gif", save_all=True, append_images=[Image.fromarray(PHOTO[::-1])])
+    photo(folder / "turning.webp", save_all=True, append_images=[Image.fromarray(PHOTO[::-1])])
+    photo(folder / "one.png", PHOTO[:1, :1])
+    Image.fromarray(PHOTO).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.new("1", (20_000, MAX_PIXELS // 20_000 + 1)).save(folder / "bomb.png")
+    photo(folder / "see-through.jpeg.png", np.dstack([PHOTO, PHOTO[..., 0]]))
+    (folder / "notes.txt").write_text("not even asked about")
+    assert typed("upscale", folder, "nosuch.png", "--model", model, "-o", "out", "--format", "jpeg") == 1
+    said = errors(typed)
+    bad = ["bomb", "cmyk", "cut", "empty", "moving", "one", "see-through", "text", "turning"]
+    assert [Path(line.split(":")[0]).name.split(".")[0] for line in said] == [*bad, "nosuch"]
+    assert typed.out == "1 of 11 pictures upscaled x2 to out; 10 failed, as said above\n"
+    assert [path.name for path in Path("out").iterdir()] == ["whole.jpg"]
+
+
+def test_names_may_be_anything(typed: Typed, model: str, tmp_path: Path) -> None:
+    names = [
+        b"with space.png",
+        "Größe 写真.png".encode(),
+        b"-dash.png",
+        b"--model.png",
+        b"not\xffutf8.png",
+        b"a\nb.png",
+    ]
+    picture = photo(tmp_path / "a.png").read_bytes()
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(picture)
+    assert typed("upscale", "in", "--model", model, "-o", "out") == 0, typed.err
+    assert sorted(os.fsencode(path.name) for path in Path("out").iterdir()) == sorted(names)
+    (tmp_path / "in" / os.fsdecode(b"bad\xff.png")).write_text("no picture")
+    found = typed("upscale", "in", "--model", model, "-o", "out", "--json")
+    assert found == 1
+    assert errors(typed) == [r"in/bad\xff.png: not a picture; allowed are PNG, JPEG, WebP, TIFF, BMP and GIF; "
+                             "replace it or leave it out"]  # fmt: skip
+    photo(tmp_path / "-x.png")
+    assert typed("upscale", "--model", model, "-o", "out2", "--", "-x.png") == 0
+
+
+def test_nothing_is_written_twice_or_over_an_input(typed: Typed, model: str, tmp_path: Path) -> None:
+    before = {name: photo(tmp_path / "in" / name).read_bytes() for name in ("a.png", "a.bmp", "b.png")}
+    photo(tmp_path / "other" / "b.png")
+    assert typed("upscale", "in", "other/b.png", "--model", model, "-o", "out") == 1
+    assert len(errors(typed)) == 4  # a.png and a.bmp, b.png and b.png
+    assert all("too; rename one" in line for line in errors(typed))
+    for words in (
+        ("in", "-o", "in"),
+        ("in", "-o", "in/../in/"),
+        ("in/b.png", "-o", "in"),
+        ("in/b.png", "-o", "in/b.png"),
+    ):
+        assert typed("upscale", *words, "--model", model) == 1
+        assert len(errors(typed)) == 1
+        assert "choose another -o" in typed.err
+    (tmp_path / "link").symlink_to("in")
+    assert typed("upscale", "in", "--model", model, "-o", "link") == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
+    assert typed("upscale", "in/b.png", "in/b.png", "./in/b.png", "--model", model, "-o", "out") == 0  # one picture
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("a.png", "-o", "out.gif"), "out.gif: .gif cannot be written; allowed are .png, "),
+        (("a.png", "a.png/..", "-o", "out.png"), "out.png: one file for several pictures; give a folder as -o"),
+        (("a.png", "-o", "a.png/out"), "a.png/out: cannot be made (Not a directory); choose another -o"),
+        (("a.png", "-o", "/proc/nope/out"), "/proc/nope/out: cannot be made (No such file or directory)"),
+        (("a.png", "-o", "out", "--format", "bmp"), "upscale: --format: found 'bmp'; allowed are png, jpeg"),
+        (("a.png", "-o", "out.png", "--format", "tiff"), "out.png: its name says .png, --format says tif; give one"),
+        (("a.png", "-o", "out", "--scale", 3), "upscale: scale: found 3; 2 or 4 is allowed"),
+        (("a.png", "-o", "out", "--tile", 8), "upscale: --tile: found 8; allowed are 0 and 16 or more"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    typed: Typed, model: str, tmp_path: Path, words: tuple[object, ...], says: str
+) -> None:
+    photo(tmp_path / "a.png")
+    assert typed.error("upscale", *words, "--model", model).startswith(says)
+    assert not Path("out").exists()
+
+
+def test_a_model_of_the_wrong_scale_is_one_line(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    line = typed.error("upscale", "a.png", "--model", model, "-o", "out", "--scale", 4)
+    assert line == f"{model}: its scale is 2, not 4; leave --scale out, or match it"
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(typed: Typed, model: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    photo(tmp_path / "a.png")
+    assert typed("upscale", "empty", "a.png", "--model", model, "-o", "out") == 1
+    assert errors(typed) == ["empty: no pictures in this folder; put some in it (.png, .jpg, .jpeg, .bmp, .tif, "
+                             ".tiff, .webp, .gif)"]  # fmt: skip
+    assert size(Path("out/a.png")) == (134, 102)
+
+
+def test_what_jpeg_and_webp_cannot_hold_is_said(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", np.zeros((8, 8200, 3), np.uint8))
+    line = "a.png: 16400x16 pixels are too many for WebP, which holds 16383 a side; write PNG or TIFF (--format png)"
+    assert typed("upscale", "a.png", "--model", model, "-o", "out", "--format", "webp") == 1
+    assert errors(typed) == [line]
+    opaque = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 255, np.uint8)])
+    photo(tmp_path / "b.png", opaque)
+    assert typed("upscale", "b.png", "--model", model, "-o", "out", "--format", "jpeg") == 0
+
+
+def test_compare_writes_a_sheet_with_the_original(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    photo(tmp_path / "hr" / "a.jpg", PHOTO.repeat(2, axis=0).repeat(2, axis=1))
+    (found,) = typed.json("upscale", "in", "--model", model, "-o", "out", "--compare")["written"]
+    assert found["sheet"] == "out/a-compare.png"
+    two = size(Path("out/a-compare.png"))
+    (found,) = typed.json("upscale", "in", "--model", model, "-o", "out", "--original", "hr")["written"]
+    three = size(Path("out/a-compare.png"))
+    assert three[0] > 1.4 * two[0]
+    assert typed("upscale", "in", "--model", model, "-o", "out", "--original", "in") == 1
+    assert errors(typed)[0].startswith("in/a.png: ")
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "from sesr_lab.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    )
+    words = ["upscale", "a.png", "--model", model, "-o", "out"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == "error: a.png: out/a.png: cannot be written (File too large); choose another -o\n"
+    assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_100_megapixels_take_less_than_2_gb(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.tile(skimage.data.astronaut(), (20, 20, 1))[:10_000, :10_000]
+    photo(tmp_path / "large.png", whole)
+    code = (
+        "import resource, sys; from sesr_lab.cli.app import run; status = run(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    )
+    words = ["upscale", "large.png", "--model", model, "-o", "out"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) * 1024 < 2e9
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with Image.open(tmp_path / "out" / "large.png") as image:
+        assert image.size == (20_000, 20_000)

@@ -1,0 +1,37 @@
+"""Command lines, run in the tests' own process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sesr_lab.cli.app import run
+
+
+class Typed:
+    """Runs command lines in this process, and keeps what they said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *words: object) -> int:
+        self.capsys.readouterr()
+        status = run([str(word) for word in words])
+        self.out, self.err = self.capsys.readouterr()
+        return status
+
+    def json(self, *words: object) -> Any:
+        """The one document on standard output."""
+        assert self(*words, "--json") == 0, self.err
+        return json.loads(self.out)
+
+    def error(self, *words: object) -> str:
+        """The one line that says what the user did wrong, without `error: `."""
+        assert self(*words) == 1, self.err
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        return line.removeprefix("error: ")
