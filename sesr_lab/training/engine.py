@@ -15,15 +15,15 @@ from torch import Tensor
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.model import SESR, Collapsed
-from sesr_lab.training import kernel
+from sesr_lab.training import cores, kernel
 from sesr_lab.training.recipe import Recipe
 
 EngineName = Literal["auto", "simple", "compiled", "kernel", "graph"]
 ENGINES: tuple[EngineName, ...] = ("auto", "simple", "compiled", "kernel", "graph")
 COMPILING_PAYS_SECONDS = 300
-"""A CPU run of at least this length earns back torch.compile's 20 to 60 seconds."""
-CPU_MACS_PER_SECOND, CUDA_MACS_PER_SECOND = 5e10, 5e12
-"""The pace of training on a pair of cores and on a GPU, to guess a run's length from its steps."""
+"""A run of at least this length earns back torch.compile's 20 to 60 seconds."""
+MACS_PER_SECOND = 5e12
+"""The pace of training on a GPU, to guess a run's length from its steps."""
 STEPS_PER_REPLAY = 8
 EAGER_STEPS = 3
 """Steps before a CUDA graph is captured, so that all that is allocated on first use exists."""
@@ -242,12 +242,14 @@ def make_engine(
     """
     if network.block == "expanded" and name not in ("auto", "simple"):
         raise ConfigError(f"--engine {name}: it trains collapsed blocks only; use simple for expanded ones")
+    if next(network.parameters()).device.type == "cpu" and torch.get_num_threads() > cores.allowed():
+        torch.set_num_threads(cores.allowed())  # threads in each other's way: 16 on two cores take twice as long as 2
     if name == "auto":
-        name = _fastest(network, pool, recipe, _seconds(network, recipe, steps, max_seconds))
+        name = _fastest(network, pool, recipe)
     if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
         raise ConfigError(f"--engine kernel: {reason}; use auto")
-    if name == "graph" and not _on_cuda(network, pool):
-        raise ConfigError("--engine graph: it needs a CUDA device that holds network and data; use auto")
+    if name in ("compiled", "graph") and not _on_cuda(network, pool):
+        raise ConfigError(f"--engine {name}: it needs a CUDA device that holds network and data; use auto")
     if name == "graph":
         pays = _seconds(network, recipe, steps, max_seconds) >= COMPILING_PAYS_SECONDS
         return GraphEngine(network, pool, recipe, compiles=pays)
@@ -255,7 +257,7 @@ def make_engine(
     return cast(Engine, classes[name](network, pool, recipe))
 
 
-def _fastest(network: SESR, pool: PatchPool, recipe: Recipe, seconds: float) -> EngineName:
+def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
     """The engine that `auto` stands for; what is to train in the expanded space does so, at its cost."""
     if network.block == "expanded":
         return "simple"
@@ -264,11 +266,9 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe, seconds: float) -> 
     reason = kernel.why_not(network, pool, recipe)
     if reason is None:
         return "kernel"
-    pays = seconds >= COMPILING_PAYS_SECONDS and kernel.compiler() is not None
-    chosen: EngineName = "compiled" if pays else "simple"
     if next(network.parameters()).device.type == "cpu":
-        _say(f"training with the {chosen} engine; the fast kernel cannot be used: {reason}")
-    return chosen
+        _say(f"training with plain PyTorch, which is slow; the fast kernel cannot be used: {reason}")
+    return "simple"
 
 
 def _on_cuda(network: SESR, pool: PatchPool) -> bool:
@@ -279,8 +279,7 @@ def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: floa
     """About how long a run takes without compiling; a guess that is the same every time."""
     weights = network.f * (25 + 9 * network.m * network.f + 25 * network.scale**2)
     macs = 3 * weights * recipe.batch_size * recipe.patch**2
-    pace = CUDA_MACS_PER_SECOND if network.slopes.is_cuda else CPU_MACS_PER_SECOND
-    by_steps = steps * macs / pace if steps else math.inf
+    by_steps = steps * macs / MACS_PER_SECOND if steps else math.inf
     return min(by_steps, max_seconds or math.inf)
 
 
@@ -295,7 +294,9 @@ def describe_engines() -> str:
     if torch.cuda.is_available():
         return "graph: whole steps in CUDA graphs"
     missing = kernel.missing_here()
-    return "kernel: whole steps in bfloat16 C code" if missing is None else f"simple: {missing}"
+    if missing is not None:
+        return f"simple: plain PyTorch, which is slow; {missing}"
+    return f"kernel: whole steps in C, {kernel.products_here()} products, {cores.allowed()} cores allowed"
 
 
 @torch.no_grad()

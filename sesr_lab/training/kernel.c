@@ -2,17 +2,28 @@
  *
  * Why it exists: a SESR activation has 16 or 32 channels, so a library's convolution spends its time moving
  * activations through memory. Here one thread carries one patch through the whole network and back while its
- * activations stay in that core's cache. Compiled once per (F, SCALE) by kernel.py, which explains the settings.
+ * activations stay in that core's cache.
  *
- * Numbers: activations, gradients of activations and the small weights are bfloat16, sums are float32. What is
- * added, clipped or compared in image space is float32, and so are parameters and Adam. The short residual and
- * the identity stay outside the rounded weights. The input enters as two bfloat16 numbers, exact to 16 bits.
+ * How to read it. One step is one turn of the loop in `work`, near the end, and does this to the data:
  *
- * Layout: channels last. A buffer holds (patch + 4)² pixels: a border of two zeros, which is the padding.
- * VDPBF16PS multiplies pairs: pairs of input channels in a convolution, pairs of neighbouring pixels in a weight
- * gradient; `interleave` brings pixels into pairs. */
+ *     weights W₁, W₂ ─collapse→ small weights ─pack─┐                        each thread: some layers' outputs
+ *     ─────────────────────────────── all threads meet ────────────────────
+ *     plan ─cut→ luma, target      ┌────────────────┘                        each thread: one group of patches
+ *                  luma ─forward→ output ─compare→ loss, its gradient        after the other
+ *                                      ─backward→ the group's gradients
+ *     ─────────────────────────────── all threads meet ────────────────────
+ *     groups' gradients ─add_groups→ one ─unpack→ gradients of small weights
+ *          ─backward_row→ gradients of W₁, W₂ ─update→ weights, average
+ *
+ * So: `Job` and `Team` first (what is given, what is shared), then `work`, then its stages from top to bottom. What is
+ * done with one patch, forward to backward, stands in one of two files: float32.h, which runs anywhere and is the one
+ * to read, or bfloat16.h, for processors that multiply pairs of bfloat16 numbers. Built with BFLOAT16, F and SCALE
+ * defined it is the latter, for this number of channels and scale alone. kernel.py builds and explains the settings.
+ *
+ * Vectors are the compilers' own (GCC's and clang's vector_size), as wide as the processor that it is built for.
+ * Sums are taken in the same order whatever the number of threads: patches are summed in groups that depend on the
+ * batch alone, groups in their order, and all else is one thread's. So threads change the time and nothing else. */
 
-#include <immintrin.h>
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
@@ -21,47 +32,108 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCKS ((F + 15) / 16)    /* vectors of 16 floats that hold a pixel's channels */
-#define WIDE (16 * BLOCKS)        /* channels of a pixel as stored */
-#define USED ((F + 7) / 8 * 8)    /* channels that are multiplied */
-#define SUBPIXELS (SCALE * SCALE) /* channels of the output */
-#define TILE (16 / BLOCKS)        /* pixels that a convolution computes at once: 16 sums in registers */
-#define BORDER 2
-#define SPINS 4000                /* pauses before a waiting thread sleeps */
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
-typedef uint16_t bf16;
+#if defined LANES /* by a test */
+#elif defined __AVX512F__
+#define LANES 16
+#elif defined __AVX__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define GROUPS 16    /* groups of patches in a batch, at most; more threads than groups find no work */
+#define SUMS 4       /* rows of small weights that are collapsed at once */
+#define SPINS 4000   /* pauses before a waiting thread sleeps */
+
+/* ---- vectors ---- */
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t mask __attribute__((vector_size(4 * LANES))); /* -1 where true */
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vec load(const float *at) { return *(const loose *)at; }
+/* A vector that is loaded once and used several times from its register: GCC would load it again for each use. */
+INLINE vec load_once(const float *at)
+{
+    vec value = load(at);
+#if defined __x86_64__
+    __asm__("" : "+x"(value));
+#endif
+    return value;
+}
+
+INLINE void store(float *at, vec value) { *(loose *)at = value; }
+
+/* `yes` where true, else `no`, bit for bit: minima and maxima would lose a NaN. */
+INLINE vec choose(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
+
+INLINE float total_of(vec value)
+{
+    float sum = 0;
+    UNROLL for (int i = 0; i < LANES; i++) sum += value[i];
+    return sum;
+}
+
+/* Adds the totals of four vectors to four numbers. */
+INLINE void add_sums(const vec *value, float *to)
+{
+    UNROLL for (int i = 0; i < 4; i++) to[i] += total_of(value[i]);
+}
+
+/* The first `count` of a vector's numbers, zeros after them. */
+INLINE vec load_some(const float *at, long count)
+{
+    if (count >= LANES) return load(at);
+    vec value = {0};
+    for (int i = 0; i < count; i++) value[i] = at[i];
+    return value;
+}
+
+INLINE void store_some(float *at, vec value, long count)
+{
+    if (count >= LANES) store(at, value);
+    else
+        for (int i = 0; i < count; i++) at[i] = value[i];
+}
+
+INLINE long least(long a, long b) { return a < b ? a : b; }
+INLINE long multiple(long count, long of) { return (count + of - 1) / of * of; }
+
+/* ---- what is given and what is shared ---- */
 
 typedef struct {
-    int64_t blocks, feature_size, patch, batch, threads; /* blocks: the paper's m */
-    int64_t amsgrad, clip_output;
+    int64_t blocks, features, feature_size, scale, patch, batch, threads; /* blocks: the paper's m */
+    int64_t amsgrad, clip_output, input_residual, fixed_slopes;
     double beta1, beta2, eps, clip_norm, ema_decay; /* clip_norm and ema_decay: 0 means none */
     double pace[4];                                 /* what the rate is multiplied with: head, body, tail, slopes */
     const int16_t *rows;                            /* PatchPool.rows */
     double level;                                   /* value of one step of rows */
     const int64_t *corners;                         /* (8, 3, 2): where pixels (0,0), (0,1), (1,0) come from */
-    const int64_t *order;                           /* (8, SUBPIXELS): where a target's channel comes from */
+    const int64_t *order;                           /* (8, scale²): where a target's channel comes from */
     float *weights, *moment, *second, *largest, *average; /* all parameters: head, body, tail, slopes */
 } Job;
 
-/* One linear block's place in the flat parameters, and its small convolution. */
+#ifdef BFLOAT16
+typedef uint16_t Packed;
+#else
+typedef float Packed;
+#endif
+
+/* One linear block: its place in the flat parameters and in a group's gradients, and its small convolution. */
 typedef struct {
-    long expand, project, inputs, outputs, kernel;
+    long expand, project, grad, inputs, outputs, kernel;
+    long stride;               /* of the rows of small weights: inputs · k² and what fills the last vector */
     float *small, *small_grad; /* (outputs, inputs, k, k) */
-    bf16 *forward, *backward;  /* the same, packed for conv_tile */
+    Packed *forward, *backward; /* the same, as the products want it */
 } Layer;
 
-/* What one thread works in. */
-typedef struct {
-    float *luma, *target, *output;                 /* (patch², 1), (patch², SUBPIXELS) twice */
-    bf16 *input;                                   /* (pixels, 2): high and low part of luma - 0.5 */
-    bf16 **features, **before;                     /* m + 1 outputs of blocks; m inputs of PReLUs */
-    bf16 *sum, *sum_grad, *output_grad, *grad[2];  /* of the long skip; of the output; of a block's output */
-    bf16 *lanes, *even, *odd;                      /* pixel pairs, see interleave */
-    float **weight_grad, *slope_grad;              /* by layer, as weight_gradient leaves it; (m, WIDE) */
-    double loss, norm;
-} Room;
+typedef struct Room Room; /* what one thread works in */
 
 typedef struct {
     const Job *job;
@@ -69,385 +141,85 @@ typedef struct {
     const int64_t *plan;
     const double *rates;
     float *losses;
-    long parameters, slopes, layer_count; /* slopes: their place in the flat parameters */
-    Layer *layers;                        /* head, body, tail */
-    float *grad, *slope;                  /* slope: (m, WIDE) */
-    Room *rooms;
+    long layer_count, groups;
+    long parameters, slopes;    /* their number, and the slopes' place among them */
+    long gradients, slope_grad; /* the same in a group's gradients */
+    Layer *layers;              /* head, body, tail */
+    float *slope;               /* (m, slope_row) */
+    float *grad;                /* of all parameters */
+    float **group_grad;         /* by group: layers, slopes */
+    double *group_loss;
+    double *squares;            /* of gradients: a sum for each row of each W₁ and column of its W₂; slopes */
+    Room *rooms;                /* by thread */
+    atomic_long next_group;
     atomic_int waiting, phase, signal; /* signal: 0 until all threads stand ready */
     pthread_mutex_t lock;
     pthread_cond_t turned;
 } Team;
 
-/* ---- numbers ---- */
+/* Hands out zeroed, aligned pieces; with no memory behind it, it only counts. */
+typedef struct {
+    char *start;
+    size_t used;
+} Arena;
 
-INLINE __m512 load_bf16(const bf16 *at)
+static void *take(Arena *arena, size_t bytes)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)), 16));
+    void *piece = arena->start ? arena->start + arena->used : NULL;
+    arena->used += (bytes + 128 + 63) / 64 * 64; /* 128: vectors may read past the end */
+    return piece;
 }
 
-INLINE void store_bf16(bf16 *at, __m512 value) { _mm256_storeu_si256((void *)at, (__m256i)_mm512_cvtneps_pbh(value)); }
+/* How a patch's pixels follow one another in the picture: a symmetry is linear in row and column. */
+typedef struct {
+    long start, right, down;
+} Walk;
 
-INLINE bf16 round_bf16(float value)
+INLINE Walk walk_of(const Job *job, const int64_t *where)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    const int64_t *corner = job->corners + where[2] * 6;
+    Walk walk = {.start = where[0] + corner[0] * where[1] + corner[1]};
+    walk.right = where[0] + corner[2] * where[1] + corner[3] - walk.start;
+    walk.down = where[0] + corner[4] * where[1] + corner[5] - walk.start;
+    return walk;
 }
 
-INLINE float widen(bf16 value)
-{
-    uint32_t bits = (uint32_t)value << 16;
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
-}
-
-INLINE __m512 pair_everywhere(const bf16 *at)
-{
-    int pair;
-    memcpy(&pair, at, 4);
-    return _mm512_castsi512_ps(_mm512_set1_epi32(pair));
-}
-
-INLINE __m512 multiply_pairs(__m512 sum, __m512 a, __m512 b)
-{
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
-
-/* ---- convolutions ---- */
-
-/* Adds to sum[tile · blocks] a k_h × k_w convolution at `tile` places: `across` of them `step` pixels apart, then
- * the next row. `in` is the window's first pixel; weights are (k_h, k_w, channels / 2, 16 · blocks, 2). */
-INLINE void conv_tile(__m512 *sum, const bf16 *in, long row, const bf16 *weights, int k_h, int k_w, int stride,
-                      int channels, int tile, int across, int step, int blocks)
-{
-    for (int dy = 0; dy < k_h; dy++)
-        for (int dx = 0; dx < k_w; dx++) {
-            const bf16 *at = in + dy * row + dx * stride;
-            for (int c = 0; c < channels; c += 2, weights += 32 * blocks) {
-                UNROLL for (int b = 0; b < blocks; b++) {
-                    __m512 w = _mm512_loadu_ps(weights + 32 * b);
-                    UNROLL for (int t = 0; t < tile; t++) sum[t * blocks + b] = multiply_pairs(
-                        sum[t * blocks + b], w, pair_everywhere(at + c + t / across * row + t % across * step * stride));
-                }
-            }
-        }
-}
-
-INLINE long row_of(const Job *job) { return job->patch + 2 * BORDER; }
-INLINE long pixels_of(const Job *job) { return row_of(job) * row_of(job); }
-INLINE long pixel(const Job *job, long y, long x) { return (y + BORDER) * row_of(job) + x + BORDER; }
-INLINE long least(long a, long b) { return a < b ? a : b; }
-
-/* Rows are cut into tiles; the last one overlaps the one before it where the patch is not a multiple. */
-#define FOR_TILES(job, tile) \
-    for (long y = 0; y < (job)->patch; y++) \
-        for (long fresh = 0, x = 0; fresh < (job)->patch; fresh += (tile), x = least(fresh, (job)->patch - (tile)))
-
-static void forward_head(const Job *job, const Layer *layer, const Room *room)
-{
-    FOR_TILES(job, TILE) {
-        __m512 sum[TILE * BLOCKS] = {0};
-        conv_tile(sum, room->input + 2 * pixel(job, y - 2, x - 2), 2 * row_of(job), layer->forward, 5, 5, 2, 2,
-                  TILE, TILE, 1, BLOCKS);
-        bf16 *out = room->features[0] + WIDE * pixel(job, y, x);
-        UNROLL for (int i = 0; i < TILE * BLOCKS; i++) store_bf16(out + 16 * i, sum[i]);
-    }
-}
-
-/* Block `index` with its residual and PReLU. After the last one the long skip is added for the tail. */
-static void forward_body(const Team *team, const Room *room, long index)
-{
-    const Job *job = team->job;
-    const bf16 *in = room->features[index];
-    FOR_TILES(job, TILE) {
-        __m512 sum[TILE * BLOCKS] = {0};
-        conv_tile(sum, in + WIDE * pixel(job, y - 1, x - 1), WIDE * row_of(job), team->layers[1 + index].forward,
-                  3, 3, WIDE, USED, TILE, TILE, 1, BLOCKS);
-        long place = WIDE * pixel(job, y, x);
-        UNROLL for (int i = 0; i < TILE * BLOCKS; i++) {
-            long at = place + 16 * i;
-            __m512 value = _mm512_add_ps(sum[i], load_bf16(in + at)), zero = _mm512_setzero_ps();
-            __m512 slope = _mm512_loadu_ps(team->slope + index * WIDE + i % BLOCKS * 16);
-            store_bf16(room->before[index] + at, value);
-            value = _mm512_fmadd_ps(slope, _mm512_min_ps(value, zero), _mm512_max_ps(value, zero));
-            store_bf16(room->features[index + 1] + at, value);
-            if (index == job->blocks - 1) store_bf16(room->sum + at, _mm512_add_ps(value, load_bf16(room->features[0] + at)));
-        }
-    }
-}
-
-/* At scale 2 a vector holds four neighbouring pixels' four outputs, over a window of 5 + 3 columns. */
-static void forward_tail(const Job *job, const Layer *layer, const Room *room)
-{
-    long row = WIDE * row_of(job);
-#if SCALE == 2
-    for (long y = 0; y < job->patch; y += 2)
-        for (long fresh = 0, x = 0; fresh < job->patch; fresh += 16, x = least(fresh, job->patch - 16)) {
-            __m512 sum[8] = {0};
-            conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 8, WIDE, USED, 8, 4, 4, 1);
-            UNROLL for (int i = 0; i < 8; i++)
-                _mm512_storeu_ps(room->output + 4 * ((y + i / 4) * job->patch + x + i % 4 * 4), sum[i]);
-        }
+#ifdef BFLOAT16
+#include "bfloat16.h"
 #else
-    FOR_TILES(job, 16) {
-        __m512 sum[16] = {0};
-        conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 5, WIDE, USED, 16, 16, 1, 1);
-        UNROLL for (int i = 0; i < 16; i++) _mm512_storeu_ps(room->output + 16 * (y * job->patch + x + i), sum[i]);
-    }
+#include "float32.h"
 #endif
-}
-
-/* A PReLU's input gradient from its output gradient; adds the slope's gradient where `count` says it is new. */
-INLINE __m512 backward_prelu(__m512 grad, __m512 before, __m512 slope, __m512 *slope_grad, int count)
-{
-    __mmask16 below = _mm512_cmp_ps_mask(before, _mm512_setzero_ps(), _CMP_LE_OQ);
-    if (count) *slope_grad = _mm512_mask3_fmadd_ps(grad, before, *slope_grad, below);
-    return _mm512_mask_mul_ps(grad, below, grad, slope);
-}
-
-/* Gradient of the block before layer `index`: k × k convolution of `grad` with the turned weights, then the PReLU. */
-INLINE void backward_layer(const Team *team, Room *room, long index, const bf16 *grad, bf16 *out, int k, int stride,
-                           int channels)
-{
-    const Job *job = team->job;
-    long prelu = index - 2; /* the PReLU that feeds this layer; -1: the head feeds it */
-    int tail = index == job->blocks + 1, r = k / 2;
-    float *slope = team->slope + prelu * WIDE, *total = room->slope_grad + prelu * WIDE;
-    __m512 slope_grad[BLOCKS] = {0};
-    FOR_TILES(job, TILE) {
-        __m512 sum[TILE * BLOCKS] = {0};
-        conv_tile(sum, grad + stride * pixel(job, y - r, x - r), stride * row_of(job), team->layers[index].backward,
-                  k, k, stride, channels, TILE, TILE, 1, BLOCKS);
-        long place = WIDE * pixel(job, y, x);
-        UNROLL for (int i = 0; i < TILE * BLOCKS; i++) {
-            long at = place + 16 * i;
-            int b = i % BLOCKS;
-            __m512 value = sum[i];
-            if (k == 3) value = _mm512_add_ps(value, load_bf16(grad + at)); /* the short residual */
-            if (tail) store_bf16(room->sum_grad + at, value);
-            if (prelu < 0)
-                value = _mm512_add_ps(value, load_bf16(room->sum_grad + at)); /* the long skip */
-            else
-                value = backward_prelu(value, load_bf16(room->before[prelu] + at), _mm512_loadu_ps(slope + 16 * b),
-                                       &slope_grad[b], x + i / BLOCKS >= fresh);
-            store_bf16(out + at, value);
-        }
-    }
-    if (prelu >= 0)
-        for (int b = 0; b < BLOCKS; b++)
-            _mm512_storeu_ps(total + 16 * b, _mm512_add_ps(_mm512_loadu_ps(total + 16 * b), slope_grad[b]));
-}
-
-/* ---- gradients of weights ---- */
-
-/* Pixels (p, p + 1) of `in` side by side, channel by channel: out is (pixels / 2, channels, 2). */
-INLINE void interleave(const bf16 *in, bf16 *out, long pixels, int channels)
-{
-    int together = channels < 16 ? channels : 16;
-    uint16_t index[32];
-    for (int e = 0; e < 32; e++)
-        index[e] = (uint16_t)(e / (2 * together) * 2 * together + e % 2 * together + e % (2 * together) / 2);
-    __m512i turn = _mm512_loadu_si512(index);
-    if (channels <= 16)
-        for (long at = 0; at < pixels * channels; at += 32)
-            _mm512_storeu_si512(out + at, _mm512_permutexvar_epi16(turn, _mm512_loadu_si512(in + at)));
-    else
-        for (long at = 0; at < pixels * channels; at += 2 * channels)
-            for (int c = 0; c < channels; c += 16) {
-                __m256i first = _mm256_loadu_si256((const void *)(in + at + c));
-                __m256i next = _mm256_loadu_si256((const void *)(in + at + channels + c));
-                __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), next, 1);
-                _mm512_storeu_si512(out + at + 2 * c, _mm512_permutexvar_epi16(turn, both));
-            }
-}
-
-/* Adds to total (k, k, channels, WIDE) the sum over pixels p of room->lanes[p] · other[p + offset]. The offset of
- * tap d is d - k/2, or its opposite if `turned`; `other` lies interleaved in room->even and room->odd. */
-INLINE void weight_gradient(const Job *job, const Room *room, float *total, int k, int channels, int group, int turned)
-{
-    long row = row_of(job) / 2; /* in pairs */
-    for (int dy = 0; dy < k; dy++)
-        for (int c = 0; c < channels; c += group)
-            for (int b = 0; b < BLOCKS; b++) {
-                __m512 sum[5 * 8] = {0};
-                for (long y = 0; y < job->patch; y++) {
-                    const bf16 *lane = room->lanes + ((y + BORDER) * row + BORDER / 2) * 2 * WIDE + 32 * b;
-                    long other = (y + (turned ? k - 1 - dy : dy) + BORDER - k / 2) * row;
-                    for (long x = 0; x < job->patch / 2; x++) {
-                        __m512 pair = _mm512_loadu_ps(lane + x * 2 * WIDE);
-                        UNROLL for (int dx = 0; dx < k; dx++) {
-                            int offset = (turned ? k - 1 - dx : dx) + BORDER - k / 2;
-                            const bf16 *at = (offset % 2 ? room->odd : room->even) +
-                                             (other + x + offset / 2) * 2 * channels + 2 * c;
-                            UNROLL for (int g = 0; g < group; g++) sum[dx * group + g] =
-                                multiply_pairs(sum[dx * group + g], pair, pair_everywhere(at + 2 * g));
-                        }
-                    }
-                }
-                UNROLL for (int i = 0; i < k * group; i++) {
-                    float *at = total + ((dy * k + i / group) * channels + c + i % group) * WIDE + 16 * b;
-                    _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sum[i]));
-                }
-            }
-}
-
-INLINE void pair_up(const Job *job, const Room *room, const bf16 *other, int channels)
-{
-    interleave(other, room->even, pixels_of(job), channels);
-    interleave(other + channels, room->odd, pixels_of(job), channels);
-}
-
-static void head_gradient(const Job *job, Room *room, const bf16 *grad)
-{
-    interleave(grad, room->lanes, pixels_of(job), WIDE);
-    pair_up(job, room, room->input, 2);
-    weight_gradient(job, room, room->weight_grad[0], 5, 2, 2, 0);
-}
-
-static void body_gradient(const Job *job, Room *room, long index, const bf16 *grad)
-{
-    interleave(grad, room->lanes, pixels_of(job), WIDE);
-    pair_up(job, room, room->features[index], WIDE);
-    weight_gradient(job, room, room->weight_grad[1 + index], 3, WIDE, 8, 0);
-}
-
-static void tail_gradient(const Job *job, Room *room)
-{
-    interleave(room->sum, room->lanes, pixels_of(job), WIDE);
-    pair_up(job, room, room->output_grad, SUBPIXELS);
-    weight_gradient(job, room, room->weight_grad[job->blocks + 1], 5, SUBPIXELS, 4, 1);
-}
-
-/* ---- one patch ---- */
-
-/* The patch at `where` (row, width, symmetry): luma, target, and the network's input. */
-static void cut(const Job *job, const int64_t *where, const Room *room)
-{
-    const int64_t *corner = job->corners + where[2] * 6, *order = job->order + where[2] * SUBPIXELS;
-    long start = where[0] + corner[0] * where[1] + corner[1];
-    long right = where[0] + corner[2] * where[1] + corner[3] - start;
-    long down = where[0] + corner[4] * where[1] + corner[5] - start;
-    float level = (float)job->level;
-    for (long y = 0; y < job->patch; y++)
-        for (long x = 0; x < job->patch; x++) {
-            const int16_t *from = job->rows + (start + y * down + x * right) * (1 + SUBPIXELS);
-            long place = y * job->patch + x;
-            float luma = (float)from[0] * level;
-            bf16 *input = room->input + 2 * pixel(job, y, x);
-            input[0] = round_bf16(luma - 0.5f);
-            input[1] = round_bf16(luma - 0.5f - widen(input[0]));
-            room->luma[place] = luma;
-            for (int c = 0; c < SUBPIXELS; c++) room->target[place * SUBPIXELS + c] = (float)from[1 + order[c]] * level;
-        }
-}
-
-/* Adds the patch's absolute error to the loss; leaves the error's sign, its gradient, in output_grad. */
-static void compare(const Job *job, Room *room)
-{
-    const __m512i subpixel = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i spread = _mm512_srli_epi32(subpixel, SCALE == 2 ? 2 : 4);
-    const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1);
-    __m512 loss = zero;
-    for (long y = 0; y < job->patch; y++)
-        for (long x = 0; x < job->patch; x += 16 / SUBPIXELS) {
-            long place = y * job->patch + x, left = (job->patch - x) * SUBPIXELS;
-            __mmask16 inside = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
-            __m512 luma = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_loadu_ps(room->luma + place)));
-            __m512 value = _mm512_add_ps(_mm512_loadu_ps(room->output + place * SUBPIXELS), luma);
-            if (job->clip_output) {
-                inside &= _mm512_cmp_ps_mask(value, zero, _CMP_GE_OQ) & _mm512_cmp_ps_mask(value, one, _CMP_LE_OQ);
-                value = _mm512_min_ps(_mm512_max_ps(value, zero), one);
-            }
-            __mmask16 counted = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
-            __m512 error = _mm512_sub_ps(value, _mm512_loadu_ps(room->target + place * SUBPIXELS));
-            loss = _mm512_mask_add_ps(loss, counted, loss, _mm512_abs_ps(error));
-            __mmask16 up = inside & _mm512_cmp_ps_mask(error, zero, _CMP_GT_OQ);
-            __mmask16 under = inside & _mm512_cmp_ps_mask(error, zero, _CMP_LT_OQ);
-            __m512 sign = _mm512_mask_sub_ps(_mm512_maskz_mov_ps(up, one), under, zero, one);
-            bf16 *at = room->output_grad + SUBPIXELS * pixel(job, y, x);
-            _mm256_mask_storeu_epi16(at, counted, (__m256i)_mm512_cvtneps_pbh(sign));
-        }
-    room->loss += _mm512_reduce_add_ps(loss);
-}
-
-static void forward(const Team *team, Room *room)
-{
-    const Job *job = team->job;
-    forward_head(job, &team->layers[0], room);
-    for (long index = 0; index < job->blocks; index++) forward_body(team, room, index);
-    forward_tail(job, &team->layers[job->blocks + 1], room);
-}
-
-static void backward(const Team *team, Room *room)
-{
-    const Job *job = team->job;
-    bf16 *grad = room->grad[0], *next = room->grad[1];
-    tail_gradient(job, room);
-    backward_layer(team, room, job->blocks + 1, room->output_grad, grad, 5, SUBPIXELS, SUBPIXELS);
-    for (long index = job->blocks - 1; index >= 0; index--) {
-        body_gradient(job, room, index, grad);
-        backward_layer(team, room, 1 + index, grad, next, 3, WIDE, USED);
-        bf16 *swap = grad;
-        grad = next;
-        next = swap;
-    }
-    head_gradient(job, room, grad);
-}
 
 /* ---- collapse ---- */
 
-INLINE __mmask16 first_columns(long count) { return count >= 16 ? 0xffff : (__mmask16)((1 << count) - 1); }
-
-/* Puts one small weight where the packed forms want it. */
-INLINE void pack(const Layer *layer, long tap, long input, long output, int is_head, int is_tail)
+/* W₂W₁ in SIDES vectors of columns for up to SUMS outputs from `first` on. */
+#define SIDES 3
+INLINE void collapse_columns(const Job *job, const Layer *layer, long column, long first, int whole)
 {
-    long k = layer->kernel, taps = k * k;
-    bf16 value = round_bf16(layer->small[(output * layer->inputs + input) * taps + tap]);
-    if (is_head) { /* both parts of the input meet the same weight */
-        layer->forward[(tap * WIDE + output) * 2] = layer->forward[(tap * WIDE + output) * 2 + 1] = value;
-        return;
-    }
-#if SCALE == 2
-    if (is_tail)
-        for (long j = 0; j < 4; j++)
-            layer->forward[(((tap / k * 8 + tap % k + j) * USED / 2 + input / 2) * 16 + j * 4 + output) * 2 + input % 2] = value;
-    else
-#endif
-        layer->forward[((tap * USED / 2 + input / 2) * (is_tail ? 16 : WIDE) + output) * 2 + input % 2] = value;
-    long pairs = (is_tail ? SUBPIXELS : USED) / 2;
-    layer->backward[(((taps - 1 - tap) * pairs + output / 2) * WIDE + input) * 2 + output % 2] = value;
-}
-
-/* W₂W₁ in columns column … column + 15 for `group` output channels from `first` on, packed. */
-INLINE void collapse_columns(const Team *team, long l, long column, long first, int group)
-{
-    const Job *job = team->job;
-    const Layer *layer = &team->layers[l];
-    long taps = layer->kernel * layer->kernel, size = layer->inputs * taps, width = job->feature_size;
-    const float *expand = job->weights + layer->expand + column;
-    const float *project = job->weights + layer->project + first * width;
-    __mmask16 inside = first_columns(size - column);
-    __m512 sum[16] = {0};
-    for (long p = 0; p < width; p++) {
-        __m512 row = _mm512_maskz_loadu_ps(inside, expand + p * size);
-        UNROLL for (int o = 0; o < group; o++)
-            sum[o] = _mm512_fmadd_ps(row, _mm512_set1_ps(project[o * width + p]), sum[o]);
-    }
-    UNROLL for (int o = 0; o < group; o++)
-        _mm512_mask_storeu_ps(layer->small + (first + o) * size + column, inside, sum[o]);
-    for (long j = column; j < size && j < column + 16; j++)
-        for (long o = first; o < first + group; o++) pack(layer, j % taps, j / taps, o, l == 0, l == team->layer_count - 1);
-}
-
-INLINE void collapse_layer(const Team *team, long l, long *unit, long thread, int outputs)
-{
-    long size = team->layers[l].inputs * team->layers[l].kernel * team->layers[l].kernel;
-    for (long column = 0; column < size; column += 16)
-        if ((*unit)++ % team->job->threads == thread) {
-            for (int o = 0; o + 16 <= outputs; o += 16) collapse_columns(team, l, column, o, 16);
-            if (outputs % 16) collapse_columns(team, l, column, outputs / 16 * 16, outputs % 16);
+    long size = layer->inputs * layer->kernel * layer->kernel, width = job->feature_size;
+    const float *expand = job->weights + layer->expand + column, *project[SUMS];
+    vec sum[SUMS * SIDES] = {0};
+    UNROLL for (int o = 0; o < SUMS; o++)
+        project[o] = job->weights + layer->project + least(first + o, layer->outputs - 1) * width;
+    for (long p = 0; p < width; p++, expand += size)
+        UNROLL for (int i = 0; i < SIDES; i++) {
+            long at = i * LANES;
+            vec row = whole ? load(expand + at) : column + at < size ? load_some(expand + at, size - column - at) : (vec){0};
+            UNROLL for (int o = 0; o < SUMS; o++) sum[o * SIDES + i] += project[o][p] * row;
         }
+    for (long o = 0; o < SUMS && first + o < layer->outputs; o++)
+        for (long i = 0; i < SIDES && column + i * LANES < layer->stride; i++)
+            store(layer->small + (first + o) * layer->stride + column + i * LANES, sum[o * SIDES + i]);
+}
+
+/* The small weights of up to SUMS outputs from `first` on, packed. */
+static void collapse_outputs(const Job *job, const Layer *layer, long first)
+{
+    long size = layer->inputs * layer->kernel * layer->kernel, column = 0;
+    for (; column + SIDES * LANES <= size; column += SIDES * LANES) collapse_columns(job, layer, column, first, 1);
+    if (column < size) collapse_columns(job, layer, column, first, 0);
+    for (long output = first; output < least(first + SUMS, layer->outputs); output++)
+        for (long input = 0; input < layer->inputs; input++) pack(layer, output, input);
 }
 
 /* This thread's share of the small convolutions, and the slopes. */
@@ -455,94 +227,109 @@ static void collapse(const Team *team, long thread)
 {
     const Job *job = team->job;
     long unit = 0;
-    for (long l = 0; l < team->layer_count - 1; l++) collapse_layer(team, l, &unit, thread, F);
-    collapse_layer(team, team->layer_count - 1, &unit, thread, SUBPIXELS);
-    for (long i = thread; i < job->blocks * F; i += job->threads)
-        team->slope[i / F * WIDE + i % F] = job->weights[team->slopes + i];
+    for (long l = 0; l < team->layer_count; l++)
+        for (long first = 0; first < team->layers[l].outputs; first += SUMS)
+            if (unit++ % job->threads == thread) collapse_outputs(job, &team->layers[l], first);
+    for (long i = thread; i < job->blocks * job->features; i += job->threads)
+        team->slope[i / job->features * slope_row(job) + i % job->features] = job->weights[team->slopes + i];
 }
 
-/* Sums the threads' weight gradients, as means over the batch's subpixels: (outputs, inputs, k, k). */
+/* This thread's groups of patches: whoever is free takes the next. */
+static void run_groups(Team *team, long thread, const int64_t *plan)
+{
+    const Job *job = team->job;
+    for (long g; (g = atomic_fetch_add(&team->next_group, 1)) < team->groups;) {
+        memset(team->group_grad[g], 0, (size_t)team->gradients * 4);
+        team->group_loss[g] = 0;
+        for (long n = job->batch * g / team->groups; n < job->batch * (g + 1) / team->groups; n++)
+            team->group_loss[g] += run_patch(team, &team->rooms[thread], plan + 4 * n, team->group_grad[g]);
+    }
+}
+
+/* Adds this thread's share of all groups' gradients to the first group's. */
+static void add_groups(const Team *team, long thread)
+{
+    long share = multiple((team->gradients + team->job->threads - 1) / team->job->threads, 16);
+    long end = least(share * (thread + 1), team->gradients);
+    float *restrict to = team->group_grad[0];
+    for (long g = 1; g < team->groups; g++) {
+        const float *restrict from = team->group_grad[g];
+        for (long i = share * thread; i < end; i++) to[i] += from[i];
+    }
+}
+
+/* This thread's share of the small weights' and the slopes' gradients, as means over the batch's subpixels. */
 static void gather_gradients(const Team *team, long thread)
 {
     const Job *job = team->job;
-    float mean = 1.0f / (float)(job->batch * job->patch * job->patch * SUBPIXELS);
+    float mean = 1.0f / (float)(job->batch * job->patch * job->patch * job->scale * job->scale);
+    const float *from = team->group_grad[0];
+    long unit = 0;
     for (long l = 0; l < team->layer_count; l++) {
         const Layer *layer = &team->layers[l];
         long taps = layer->kernel * layer->kernel;
-        int is_head = l == 0, is_tail = l == team->layer_count - 1;
-        for (long i = thread; i < layer->outputs * layer->inputs; i += job->threads) {
-            long output = i / layer->inputs, input = i % layer->inputs;
-            for (long tap = 0; tap < taps; tap++) {
-                float sum = 0;
-                for (long t = 0; t < job->threads; t++) {
-                    const float *from = team->rooms[t].weight_grad[l];
-                    if (is_head) sum += from[(tap * 2) * WIDE + output] + from[(tap * 2 + 1) * WIDE + output];
-                    else if (is_tail) sum += from[(tap * SUBPIXELS + output) * WIDE + input];
-                    else sum += from[(tap * WIDE + input) * WIDE + output];
-                }
-                layer->small_grad[i * taps + tap] = sum * mean;
+        for (long output = 0; output < layer->outputs; output++) {
+            if (unit++ % job->threads != thread) continue;
+            for (long input = 0; input < layer->inputs; input++) {
+                float *to = layer->small_grad + output * layer->stride + input * taps;
+                unpack(layer, from + layer->grad, output, input, to);
+                for (long tap = 0; tap < taps; tap++) to[tap] *= mean;
             }
         }
     }
-    for (long i = thread; i < job->blocks * F; i += job->threads) {
-        float sum = 0;
-        for (long t = 0; t < job->threads; t++) sum += team->rooms[t].slope_grad[i / F * WIDE + i % F];
-        team->grad[team->slopes + i] = sum * mean;
+    for (long i = thread; i < job->blocks * job->features; i += job->threads) {
+        float sum = from[team->slope_grad + i / job->features * slope_row(job) + i % job->features];
+        team->grad[team->slopes + i] = job->fixed_slopes ? 0 : sum * mean;
     }
 }
 
-/* Row p of W₁'s gradient gets the part of `group` output channels from `first` on; column p of W₂'s, all of it.
- * Returns the sum of W₂'s squares, and that of W₁'s once the last channels are in. */
-INLINE double backward_row(const Team *team, const Layer *layer, long p, long first, int group, int last)
+/* Row p of W₁'s gradient and column p of W₂'s; returns the sum of their squares. */
+static double backward_row(const Team *team, const Layer *layer, long p)
 {
     const Job *job = team->job;
     long size = layer->inputs * layer->kernel * layer->kernel, width = job->feature_size;
-    const float *row = job->weights + layer->expand + p * size, *small = layer->small_grad + first * size;
-    const float *project = job->weights + layer->project + first * width + p;
-    float *out = team->grad + layer->expand + p * size, *out_project = team->grad + layer->project + first * width + p;
-    __m512 dot[16] = {0}, squares = _mm512_setzero_ps();
-    for (long column = 0; column < size; column += 16) {
-        __mmask16 inside = first_columns(size - column);
-        __m512 weight = _mm512_maskz_loadu_ps(inside, row + column);
-        __m512 sum = first ? _mm512_maskz_loadu_ps(inside, out + column) : _mm512_setzero_ps();
-        UNROLL for (int o = 0; o < group; o++) {
-            __m512 grad = _mm512_maskz_loadu_ps(inside, small + o * size + column);
-            dot[o] = _mm512_fmadd_ps(weight, grad, dot[o]);
-            sum = _mm512_fmadd_ps(grad, _mm512_set1_ps(project[o * width]), sum);
-        }
-        squares = _mm512_fmadd_ps(sum, sum, squares);
-        _mm512_mask_storeu_ps(out + column, inside, sum);
-    }
-    double norm = last ? _mm512_reduce_add_ps(squares) : 0;
-    UNROLL for (int o = 0; o < group; o++) {
-        float value = _mm512_reduce_add_ps(dot[o]);
-        out_project[o * width] = value;
-        norm += (double)value * value;
-    }
-    return norm;
-}
-
-INLINE double backward_rows(const Team *team, const Layer *layer, long thread, int outputs)
-{
-    long width = team->job->feature_size, threads = team->job->threads, full = outputs / 16 * 16;
+    const float *row = job->weights + layer->expand + p * size, *project = job->weights + layer->project + p;
+    float *out = team->grad + layer->expand + p * size, *out_project = team->grad + layer->project + p;
+    vec squares = {0};
     double norm = 0;
-    for (long p = width * thread / threads; p < width * (thread + 1) / threads; p++) {
-        for (int o = 0; o < full; o += 16) norm += backward_row(team, layer, p, o, 16, o + 16 == outputs);
-        if (outputs % 16) norm += backward_row(team, layer, p, full, outputs % 16, 1);
+    for (long first = 0; first < layer->outputs; first += SUMS) {
+        const float *small = layer->small_grad + first * layer->stride;
+        vec dot[SUMS] = {0};
+        float factor[SUMS], sums[SUMS] = {0};
+        for (int o = 0; o < SUMS; o++) factor[o] = first + o < layer->outputs ? project[(first + o) * width] : 0;
+        for (long column = 0; column < size; column += LANES) {
+            vec weight = load_some(row + column, size - column);
+            vec sum = first ? load_some(out + column, size - column) : (vec){0};
+            UNROLL for (int o = 0; o < SUMS; o++) {
+                vec grad = load(small + o * layer->stride + column);
+                dot[o] += weight * grad;
+                sum += factor[o] * grad;
+            }
+            if (first + SUMS >= layer->outputs) squares += sum * sum;
+            store_some(out + column, sum, size - column);
+        }
+        add_sums(dot, sums);
+        for (int o = 0; o < SUMS && first + o < layer->outputs; o++) {
+            out_project[(first + o) * width] = sums[o];
+            norm += (double)sums[o] * sums[o];
+        }
     }
-    return norm;
+    return norm + total_of(squares);
 }
 
-/* Gradients of this thread's share of W₁ and W₂; returns the sum of their squares, slopes included. */
-static double backward_collapse(const Team *team, long thread)
+/* Gradients of this thread's share of W₁ and W₂, and the sums of squares. */
+static void backward_collapse(const Team *team, long thread)
 {
     const Job *job = team->job;
-    double norm = 0;
-    for (long l = 0; l < team->layer_count - 1; l++) norm += backward_rows(team, &team->layers[l], thread, F);
-    norm += backward_rows(team, &team->layers[team->layer_count - 1], thread, SUBPIXELS);
-    for (long i = thread; i < job->blocks * F; i += job->threads)
-        norm += (double)team->grad[team->slopes + i] * team->grad[team->slopes + i];
-    return norm;
+    long width = job->feature_size, slopes = team->layer_count * width;
+    for (long l = 0; l < team->layer_count; l++)
+        for (long p = width * thread / job->threads; p < width * (thread + 1) / job->threads; p++)
+            team->squares[l * width + p] = backward_row(team, &team->layers[l], p);
+    for (long i = thread; i < job->blocks; i += job->threads) {
+        const float *grad = team->grad + team->slopes + i * job->features;
+        team->squares[slopes + i] = 0;
+        for (long c = 0; c < job->features; c++) team->squares[slopes + i] += (double)grad[c] * grad[c];
+    }
 }
 
 /* ---- Adam ---- */
@@ -578,10 +365,10 @@ static void update(const Team *team, long thread, long step, double rate)
 {
     const Job *job = team->job;
     double norm = 0, count = (double)(team->first + step + 1);
-    for (long t = 0; t < job->threads; t++) norm += team->rooms[t].norm;
+    for (long i = 0; i < team->layer_count * job->feature_size + job->blocks; i++) norm += team->squares[i];
     double limit = job->clip_norm / (sqrt(norm) + 1e-6);
     Move move = {
-        .shrink = job->clip_norm > 0 && limit < 1 ? (float)limit : 1,
+        .shrink = job->clip_norm > 0 && !(limit >= 1) ? (float)limit : 1, /* not a number stays one */
         .unbias = (float)(1 / sqrt(1 - pow(job->beta2, count))),
         .keep = job->ema_decay > 0 ? (float)(1 - job->ema_decay) : 0,
         .b1 = (float)job->beta1,
@@ -601,6 +388,15 @@ static void update(const Team *team, long thread, long step, double rate)
 
 /* ---- threads ---- */
 
+INLINE void pause_briefly(void)
+{
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
 /* All threads meet here. Who waits spins for some microseconds, as the others are at work on their cores; where other
  * processes want these cores too, it then sleeps, for a spinning thread would keep the core from the one it waits for. */
 static void meet(Team *team)
@@ -614,32 +410,19 @@ static void meet(Team *team)
         pthread_mutex_unlock(&team->lock);
         return;
     }
-    for (long spins = 0; spins < SPINS; spins++, _mm_pause())
+    for (long spins = 0; spins < SPINS; spins++, pause_briefly())
         if (atomic_load(&team->phase) != phase) return;
     pthread_mutex_lock(&team->lock);
     while (atomic_load(&team->phase) == phase) pthread_cond_wait(&team->turned, &team->lock);
     pthread_mutex_unlock(&team->lock);
 }
 
-static long grad_size(const Layer *layer, int is_head, int is_tail)
-{
-    return layer->kernel * layer->kernel * (is_head ? 2 : is_tail ? SUBPIXELS : WIDE) * WIDE;
-}
-
-static void run_patches(Team *team, long thread, const int64_t *plan)
+static float mean_loss(const Team *team)
 {
     const Job *job = team->job;
-    Room *room = &team->rooms[thread];
-    room->loss = 0;
-    memset(room->slope_grad, 0, (size_t)(job->blocks * WIDE) * 4);
-    for (long l = 0; l < team->layer_count; l++)
-        memset(room->weight_grad[l], 0, (size_t)grad_size(&team->layers[l], l == 0, l == team->layer_count - 1) * 4);
-    for (long n = job->batch * thread / job->threads; n < job->batch * (thread + 1) / job->threads; n++) {
-        cut(job, plan + 4 * n, room);
-        forward(team, room);
-        compare(job, room);
-        backward(team, room);
-    }
+    double loss = 0;
+    for (long g = 0; g < team->groups; g++) loss += team->group_loss[g];
+    return (float)(loss / (double)(job->batch * job->patch * job->patch * job->scale * job->scale));
 }
 
 enum { GO = 1, GIVE_UP = 2 };
@@ -653,22 +436,22 @@ static void *work(void *argument)
 {
     Team *team = ((Member *)argument)->team;
     long thread = ((Member *)argument)->thread;
-    const Job *job = team->job;
     while (!atomic_load(&team->signal)) sched_yield();
     if (atomic_load(&team->signal) == GIVE_UP) return NULL;
     for (long step = 0; step < team->steps; step++) {
         collapse(team, thread);
         meet(team);
-        run_patches(team, thread, team->plan + step * job->batch * 4);
+        run_groups(team, thread, team->plan + step * team->job->batch * 4);
+        meet(team);
+        add_groups(team, thread);
+        if (thread == 0) {
+            team->losses[step] = mean_loss(team);
+            atomic_store(&team->next_group, 0);
+        }
         meet(team);
         gather_gradients(team, thread);
         meet(team);
-        team->rooms[thread].norm = backward_collapse(team, thread);
-        if (thread == 0) {
-            double loss = 0;
-            for (long t = 0; t < job->threads; t++) loss += team->rooms[t].loss;
-            team->losses[step] = (float)(loss / (double)(job->batch * job->patch * job->patch * SUBPIXELS));
-        }
+        backward_collapse(team, thread);
         meet(team);
         update(team, thread, step, team->rates[step]);
         meet(team);
@@ -678,71 +461,31 @@ static void *work(void *argument)
 
 /* ---- memory ---- */
 
-/* Hands out zeroed, aligned pieces; with no memory behind it, it only counts. */
-typedef struct {
-    char *start;
-    size_t used;
-} Arena;
-
-static void *take(Arena *arena, size_t bytes)
-{
-    void *piece = arena->start ? arena->start + arena->used : NULL;
-    arena->used += (bytes + 128 + 63) / 64 * 64; /* 128: vectors may read past the end */
-    return piece;
-}
-
 static void set_layers(Team *team, Arena *arena)
 {
     const Job *job = team->job;
-    long width = job->feature_size, in_head = 25 * width, in_block = 9 * F * width;
-    long body = in_head + F * width, tail = body + job->blocks * (in_block + F * width);
+    long features = job->features, width = job->feature_size, in_head = 25 * width, in_block = 9 * features * width;
+    long body = in_head + features * width, tail = body + job->blocks * (in_block + features * width), grad = 0;
     for (long l = 0; l < team->layer_count; l++) {
-        int is_head = l == 0, is_tail = l == team->layer_count - 1;
-        Layer layer = {.inputs = is_head ? 1 : F, .outputs = is_tail ? SUBPIXELS : F, .kernel = is_head || is_tail ? 5 : 3};
-        long taps = layer.kernel * layer.kernel, size = layer.inputs * layer.outputs * taps;
-        layer.expand = is_head ? 0 : is_tail ? tail : body + (l - 1) * in_block;
-        layer.project = is_head   ? in_head
-                        : is_tail ? tail + 25 * F * width
-                                  : body + job->blocks * in_block + (l - 1) * F * width;
-        layer.small = take(arena, (size_t)size * 4);
-        layer.small_grad = take(arena, (size_t)size * 4);
-        layer.forward = take(arena, (size_t)(40 * WIDE * WIDE * 2));
-        layer.backward = take(arena, (size_t)(25 * WIDE * WIDE * 2));
+        int first = l == 0, last = l == team->layer_count - 1;
+        Layer layer = {.inputs = first ? 1 : features, .outputs = last ? job->scale * job->scale : features,
+                       .kernel = first || last ? 5 : 3, .grad = grad};
+        layer.stride = multiple(layer.inputs * layer.kernel * layer.kernel, LANES);
+        layer.expand = first ? 0 : last ? tail : body + (l - 1) * in_block;
+        layer.project = first  ? in_head
+                        : last ? tail + 25 * features * width
+                                  : body + job->blocks * in_block + (l - 1) * features * width;
+        layer.small = take(arena, (size_t)(multiple(layer.outputs, SUMS) * layer.stride) * 4);
+        layer.small_grad = take(arena, (size_t)(multiple(layer.outputs, SUMS) * layer.stride) * 4);
+        layer.forward = take(arena, (size_t)packed_size(&layer, layer.inputs, layer.outputs) * sizeof(Packed));
+        layer.backward = take(arena, (size_t)packed_size(&layer, layer.outputs, layer.inputs) * sizeof(Packed));
+        grad += gradient_size(&layer);
         if (team->layers) team->layers[l] = layer;
     }
-    team->slopes = tail + (25 * F + SUBPIXELS) * width;
-    team->parameters = team->slopes + job->blocks * F;
-}
-
-static void set_room(const Team *team, Room *room, Arena *arena)
-{
-    const Job *job = team->job;
-    size_t pixels = (size_t)pixels_of(job), wide = pixels * WIDE * 2, area = (size_t)(job->patch * job->patch);
-    size_t features = (size_t)job->blocks + 1;
-    room->luma = take(arena, area * 4);
-    room->target = take(arena, area * SUBPIXELS * 4);
-    room->output = take(arena, area * SUBPIXELS * 4);
-    room->input = take(arena, pixels * 4);
-    room->output_grad = take(arena, pixels * SUBPIXELS * 2);
-    bf16 **single[] = {&room->sum, &room->sum_grad, &room->grad[0], &room->grad[1], &room->lanes, &room->even, &room->odd};
-    for (size_t i = 0; i < sizeof single / sizeof *single; i++) *single[i] = take(arena, wide);
-    bf16 **features_at = take(arena, features * sizeof(bf16 *)), **before_at = take(arena, features * sizeof(bf16 *));
-    float **grads_at = take(arena, (features + 1) * sizeof(float *));
-    for (size_t i = 0; i < features; i++) {
-        bf16 *output = take(arena, wide), *before = take(arena, i < features - 1 ? wide : 0);
-        if (arena->start) {
-            features_at[i] = output;
-            before_at[i] = before;
-        }
-    }
-    for (size_t l = 0; l <= features; l++) {
-        float *grad = take(arena, (size_t)25 * WIDE * WIDE * 4);
-        if (arena->start) grads_at[l] = grad;
-    }
-    room->features = features_at;
-    room->before = before_at;
-    room->weight_grad = grads_at;
-    room->slope_grad = take(arena, (size_t)(job->blocks * WIDE) * 4);
+    team->slope_grad = grad;
+    team->gradients = grad + job->blocks * slope_row(job);
+    team->slopes = tail + (25 * features + job->scale * job->scale) * width;
+    team->parameters = team->slopes + job->blocks * features;
 }
 
 static void set_team(Team *team, Arena *arena)
@@ -750,25 +493,45 @@ static void set_team(Team *team, Arena *arena)
     const Job *job = team->job;
     team->layers = take(arena, (size_t)team->layer_count * sizeof(Layer));
     team->rooms = take(arena, (size_t)job->threads * sizeof(Room));
-    team->slope = take(arena, (size_t)(job->blocks * WIDE) * 4);
+    team->slope = take(arena, (size_t)(job->blocks * slope_row(job)) * 4);
+    team->group_loss = take(arena, (size_t)team->groups * sizeof(double));
+    team->squares = take(arena, (size_t)(team->layer_count * job->feature_size + job->blocks) * sizeof(double));
+    team->group_grad = take(arena, (size_t)team->groups * sizeof(float *));
     set_layers(team, arena);
     team->grad = take(arena, (size_t)team->parameters * 4);
+    for (long g = 0; g < team->groups; g++) {
+        float *grad = take(arena, (size_t)team->gradients * 4);
+        if (arena->start) team->group_grad[g] = grad;
+    }
     Room counted;
-    for (long t = 0; t < job->threads; t++) set_room(team, arena->start ? &team->rooms[t] : &counted, arena);
+    for (long t = 0; t < job->threads; t++) set_room(job, arena->start ? &team->rooms[t] : &counted, arena);
 }
+
+/* The team's memory, to be freed by its start; NULL if there is none. */
+static void *prepare(Team *team)
+{
+    Arena arena = {0};
+    team->layer_count = team->job->blocks + 2;
+    team->groups = least(team->job->batch, GROUPS);
+    set_team(team, &arena);
+    arena.start = aligned_alloc(64, arena.used);
+    if (!arena.start) return NULL;
+    memset(arena.start, 0, arena.used);
+    arena.used = 0;
+    set_team(team, &arena);
+    return arena.start;
+}
+
+/* ---- what kernel.py calls ---- */
 
 /* Cuts `count` patches and drops them: what the data costs, for the benchmark. Returns as sesr_run does. */
 int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
 {
-    Team team = {.job = job, .layer_count = job->blocks + 2};
-    Arena arena = {0};
-    set_team(&team, &arena);
-    arena.start = aligned_alloc(64, arena.used);
-    if (!arena.start) return 1;
-    arena.used = 0;
-    set_team(&team, &arena);
+    Team team = {.job = job};
+    void *memory = prepare(&team);
+    if (!memory) return 1;
     for (int64_t n = 0; n < count; n++) cut(job, plan + 4 * n, &team.rooms[0]);
-    free(arena.start);
+    free(memory);
     return 0;
 }
 
@@ -777,15 +540,9 @@ int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
 int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, const double *rates, float *losses)
 {
     Team team = {.job = job, .first = first, .steps = steps, .plan = plan, .rates = rates, .losses = losses,
-                 .layer_count = job->blocks + 2, .lock = PTHREAD_MUTEX_INITIALIZER,
-                 .turned = PTHREAD_COND_INITIALIZER};
-    Arena arena = {0};
-    set_team(&team, &arena);
-    arena.start = aligned_alloc(64, arena.used);
-    if (!arena.start) return 1;
-    memset(arena.start, 0, arena.used);
-    arena.used = 0;
-    set_team(&team, &arena);
+                 .lock = PTHREAD_MUTEX_INITIALIZER, .turned = PTHREAD_COND_INITIALIZER};
+    void *memory = prepare(&team);
+    if (!memory) return 1;
     Member members[job->threads];
     pthread_t threads[job->threads];
     long started = 1;
@@ -795,6 +552,6 @@ int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, 
     atomic_store(&team.signal, failed ? GIVE_UP : GO);
     if (!failed) work(&members[0]);
     for (long t = 1; t < started; t++) pthread_join(threads[t], NULL);
-    free(arena.start);
+    free(memory);
     return failed;
 }

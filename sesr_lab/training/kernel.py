@@ -1,36 +1,25 @@
-"""Training steps on the CPU in one piece of C (kernel.c), compiled on first use and kept in a cache folder.
+"""Training steps on the CPU in one piece of C (kernel.c), on any processor that has a C compiler.
 
-It takes a CPU with AVX-512 and its bfloat16 products, and a C compiler; `why_not` says what is missing.
+Its products are float32, or bfloat16 where the processor multiplies pairs of them; `why_not` says what is missing.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sesr_lab.data.patches import LEVELS, PatchPool, symmetry_corners, symmetry_orders
 from sesr_lab.network.model import SESR
+from sesr_lab.training import cores, library
 from sesr_lab.training.recipe import Recipe
 
-SOURCE = Path(__file__).with_suffix(".c")
 SMALLEST_PATCH = 16
 LARGEST_F = 64
-# Sums may be reordered, but infinities and NaN stay what they are: the trainer looks for them.
-FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fPIC", "-shared", "-pthread"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
-)
+GROUPS = 16
+"""As in kernel.c: more threads than groups of patches find no work."""
 PARAMETERS = ("head.expand", "head.project", "body.expand", "body.project", "tail.expand", "tail.project", "slopes")
 """The order in which kernel.c lays out a network's parameters."""
 
@@ -39,8 +28,8 @@ class Job(ctypes.Structure):
     """`Job` of kernel.c, field by field."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("blocks", "feature_size", "patch", "batch", "threads")),
-        *((name, ctypes.c_int64) for name in ("amsgrad", "clip_output")),
+        *((name, ctypes.c_int64) for name in ("blocks", "features", "feature_size", "scale", "patch", "batch")),
+        *((name, ctypes.c_int64) for name in ("threads", "amsgrad", "clip_output", "input_residual", "fixed_slopes")),
         *((name, ctypes.c_double) for name in ("beta1", "beta2", "eps", "clip_norm", "ema_decay")),
         ("pace", ctypes.c_double * 4),
         ("rows", ctypes.c_void_p),
@@ -54,44 +43,64 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
     """What keeps the kernel from training this network here, or None if nothing does."""
     if next(network.parameters()).device.type != "cpu" or pool.rows.device.type != "cpu":
         return "it runs on the CPU only"
-    if recipe.patch < SMALLEST_PATCH or recipe.patch % 2:
-        return f"its patches are even and at least {SMALLEST_PATCH} pixels wide"
     if network.activation != "prelu" or not network.input_residual:
         return "it trains the paper's networks only, with PReLU and the input's residual"
-    if network.f > LARGEST_F:
-        return f"it takes up to {LARGEST_F} channels"
-    return missing_here() or _cannot_build(network.f, network.scale)
+    if recipe.patch < SMALLEST_PATCH:
+        return f"its patches are at least {SMALLEST_PATCH} pixels wide"
+    try:
+        library.load(*_defines(network, recipe))
+    except library.BuildError as error:
+        return str(error)
+    return None
 
 
 def missing_here() -> str | None:
     """What this machine lacks for the kernel, or None."""
-    if not torch.cpu._is_avx512_bf16_supported():
-        return "this CPU has no AVX-512 bfloat16"
-    return "no C compiler was found; install one, or set CC" if compiler() is None else None
+    try:
+        library.load()
+    except library.BuildError as error:
+        return str(error)
+    return None
+
+
+def products_here() -> str:
+    """What the kernel multiplies on this processor."""
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 class KernelEngine:
-    """Adam steps in kernel.c, on as many threads as torch uses, for collapsed blocks."""
+    """Adam steps in kernel.c for collapsed blocks, on as many threads as torch uses and the machine allows.
 
-    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
+    The result depends on the plan, the rates and the processor, and not on the number of threads.
+    """
+
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiled: ctypes.CDLL | None = None) -> None:
         self.network, self.pool, self.recipe = network, pool, recipe
         self.steps = 0
         named = dict(network.named_parameters())
         self.weights = torch.cat([named[name].detach().flatten() for name in PARAMETERS])
         self.average = self.weights.clone()
         self.moments = {key: torch.zeros_like(self.weights) for key in _moment_names(recipe)}
-        self.run_steps = load(network.f, network.scale)
+        self.library = compiled or library.load(*_defines(network, recipe))
         self.corners = symmetry_corners(recipe.patch)
         self.order = symmetry_orders(network.scale)
         self.job = self._job()
 
     def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
-        """As `Engine.run`."""
+        """As `Engine.run`.
+
+        Raises:
+            ValueError: the plan is not one of as many steps as there are learning rates, each of a batch.
+        """
         plan, count = plan.contiguous(), len(learning_rates)
+        if plan.shape != (count, self.recipe.batch_size, 4) or plan.dtype != torch.int64:
+            wanted = (count, self.recipe.batch_size, 4)
+            raise ValueError(f"{count} learning rates ask for an int64 plan of {wanted}, not {tuple(plan.shape)}")
         losses = torch.empty(count)
         rates = (ctypes.c_double * count)(*learning_rates)
-        arguments = (ctypes.byref(self.job), self.steps, count, plan.data_ptr(), rates, losses.data_ptr())
-        if self.run_steps(*arguments) != 0:
+        places = (ctypes.c_void_p(plan.data_ptr()), rates, ctypes.c_void_p(losses.data_ptr()))
+        steps = (ctypes.c_int64(self.steps), ctypes.c_int64(count))
+        if self.library.sesr_run(ctypes.byref(self.job), *steps, *places) != 0:
             raise MemoryError(f"no memory for {self.job.threads} threads with patches of {self.recipe.patch}")
         self.steps += count
         self._publish()
@@ -99,9 +108,8 @@ class KernelEngine:
 
     def cut_only(self, plan: Tensor) -> None:
         """Cuts the patches of `plan` and drops them, each thread its share in turn: what the data costs."""
-        cut = ctypes.CDLL(str(_build(self.network.f, self.network.scale))).sesr_cut
         share = plan.flatten(0, 1)[:: self.job.threads].contiguous()
-        cut(ctypes.byref(self.job), ctypes.c_int64(len(share)), ctypes.c_void_p(share.data_ptr()))
+        self.library.sesr_cut(ctypes.byref(self.job), ctypes.c_int64(len(share)), ctypes.c_void_p(share.data_ptr()))
 
     def averaged(self) -> dict[str, Tensor]:
         """As `Engine.averaged`."""
@@ -133,12 +141,16 @@ class KernelEngine:
         largest = self.moments.get("max_exp_avg_sq")
         return Job(
             blocks=network.m,
+            features=network.f,
             feature_size=network.feature_size,
+            scale=network.scale,
             patch=recipe.patch,
             batch=recipe.batch_size,
-            threads=min(torch.get_num_threads(), recipe.batch_size),
+            threads=min(torch.get_num_threads(), cores.allowed(), recipe.batch_size, GROUPS),
             amsgrad=recipe.amsgrad,
             clip_output=recipe.clip_output,
+            input_residual=True,
+            fixed_slopes=False,
             beta1=recipe.adam_beta1,
             beta2=recipe.adam_beta2,
             eps=recipe.adam_eps,
@@ -170,66 +182,11 @@ class KernelEngine:
             named[name].copy_(value)
 
 
-@cache
-def load(f: int, scale: int) -> ctypes._NamedFuncPointer:
-    """kernel.c's `sesr_run` for networks with `f` channels, compiled if the cache does not hold it."""
-    run = ctypes.CDLL(str(_build(f, scale))).sesr_run
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    run.argtypes = [ctypes.POINTER(Job), integer, integer, pointer, ctypes.POINTER(ctypes.c_double), pointer]
-    run.restype = ctypes.c_int
-    return run
-
-
-@cache
-def compiler() -> str | None:
-    """The C compiler's path: what CC says, or cc, gcc or clang."""
-    names = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
-
-
-def _build(f: int, scale: int) -> Path:
-    """The compiled library's path; written under another name first, so that runs side by side do not meet."""
-    command = [str(compiler()), *FLAGS, f"-DF={f}", f"-DSCALE={scale}", str(SOURCE)]
-    identity = "\n".join([*command, _machine(), SOURCE.read_text(encoding="utf-8")])
-    library = _folder() / f"kernel-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
-            subprocess.run([*command, "-o", str(made), "-lm"], check=True, capture_output=True, text=True)
-            made.replace(library)
-    return library
-
-
-@cache
-def _cannot_build(f: int, scale: int) -> str | None:
-    """What the compiler or the loader said against kernel.c, or None if it is ready to run."""
-    try:
-        load(f, scale)
-    except subprocess.CalledProcessError as error:
-        return f"{compiler()} failed: {(error.stderr or 'without a word').strip().splitlines()[0]}"
-    except OSError as error:
-        return f"the compiled kernel cannot be loaded: {error}"
-    return None
-
-
-def _folder() -> Path:
-    """Where compiled kernels are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "sesr-lab"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written: a new folder for every process
-        return Path(tempfile.mkdtemp(prefix="sesr-lab-"))
-    return folder
-
-
-def _machine() -> str:
-    """What `-march=native` depends on: a home folder may be shared by unlike machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines[:40] if line.startswith(("model name", "flags")))
+def _defines(network: SESR, recipe: Recipe) -> tuple[str, ...]:
+    """The macros with which kernel.c trains this network fastest here."""
+    if products_here() == "bfloat16" and network.f <= LARGEST_F and recipe.patch % 2 == 0:
+        return "BFLOAT16", f"F={network.f}", f"SCALE={network.scale}"
+    return ()
 
 
 def _moment_names(recipe: Recipe) -> tuple[str, ...]:

@@ -13,23 +13,15 @@ from torch import Tensor
 from sesr_lab.data.patches import Pair, PatchPool
 from sesr_lab.network.model import SESR, from_weights
 from sesr_lab.scores.metrics import Score
-from sesr_lab.training import kernel, trainer
+from sesr_lab.training import library, trainer
 from sesr_lab.training.engine import EngineName
 from sesr_lab.training.recipe import recipe
 from sesr_lab.training.trainer import Budget, Checkpoint, Evaluation, Event, Fitted, Progress, Restart, fit
 
-needs_kernel = pytest.mark.skipif(kernel.missing_here() is not None, reason=str(kernel.missing_here()))
+needs_kernel = pytest.mark.skipif(library.compiler() is None, reason="no C compiler")
 ENGINES = ["simple", pytest.param("kernel", marks=needs_kernel)]
 SETTINGS = recipe("fast", 2, batch_size=4, patch=16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small a network is trained fastest by one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +45,7 @@ def nothing(weights: dict[str, Tensor]) -> Score:
 
 
 def start(pool: PatchPool, budget: Budget, **changes: object) -> Iterator[Event]:
-    arguments = {"evaluate": nothing, "engine": "simple", "evaluations": 4} | changes
+    arguments = {"evaluate": nothing, "engine": "auto", "evaluations": 4} | changes
     return fit(network(), pool, arguments.pop("recipe", SETTINGS), budget, **arguments)  # type: ignore[arg-type]
 
 
@@ -142,6 +134,22 @@ def test_a_run_that_may_not_start_over_ends_as_diverged(pool: PatchPool) -> None
     assert isinstance(end, Fitted)
     assert end.status == "diverged"
     assert "--learning-rate" in end.reason
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["paper", "fast"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["head.expand", "body.project", "slopes", "tail.project"])
+def test_a_weight_that_is_no_number_ends_the_run_at_once(
+    pool: PatchPool, engine: EngineName, name: str, value: float, where: str
+) -> None:
+    net = network()
+    with torch.no_grad():
+        dict(net.named_parameters())[where].flatten()[3] = value
+    settings = recipe(name, 2, batch_size=4, patch=16, restarts=0)  # type: ignore[arg-type]
+    *_, end = fit(net, pool, settings, Budget(steps=20), evaluate=nothing, engine=engine)
+    assert isinstance(end, Fitted)
+    assert (end.status, end.step) == ("diverged", 1)
 
 
 def test_starting_over_survives_a_resume(pool: PatchPool) -> None:
