@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,6 +29,9 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
 
 EPOCHS = 300
 """The reference's budget, used when none is given."""
+
+RECIPE_KEYS = tuple(field.name for field in fields(Recipe) if field.name != "name")
+"""What a recipe decides, unless it is set by itself."""
 
 FINGERPRINT_LENGTH = 12
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -153,21 +156,37 @@ class TrialConfig(Architecture):
         Taken over the recipe as resolved, so a setting left out and the same setting spelled out are one. Whether
         a parent is trained if need be (`auto`) or must be there (`require`) does not change what comes of it.
         """
-        budget = {"epochs": self.epochs, "steps": self.steps, "max_seconds": self.max_seconds}
-        if not any(budget.values()):
-            budget["epochs"] = EPOCHS
-        parent = "" if self.scale == 2 else self.parent
-        if parent in ("auto", "require"):
-            parent = f"auto, {self.parent_block} block"
         identity = {
             "architecture": self.architecture.settings,
             "recipe": asdict(self.resolved_recipe()),
-            "budget": budget,
+            "budget": self._budget,
             "data": self.data,
             "seed": self.seed,
-            "parent": parent,
+            "parent": self._start,
         }
         return digest(identity)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the fingerprint is taken over, one setting a key."""
+        recipe = asdict(self.resolved_recipe())
+        rest = {"data": self.data, "seed": self.seed, "parent": self._start}
+        return {**self.architecture.model_dump(), "recipe": recipe.pop("name"), **recipe, **self._budget, **rest}
+
+    @property
+    def _budget(self) -> dict[str, int | float | None]:
+        budget: dict[str, int | float | None] = {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "max_seconds": self.max_seconds,
+        }
+        return budget if any(budget.values()) else {**budget, "epochs": EPOCHS}
+
+    @property
+    def _start(self) -> str:
+        """What a x4 network starts from, apart from how it comes to be there."""
+        parent = "" if self.scale == 2 else self.parent
+        return f"auto, {self.parent_block} block" if parent in ("auto", "require") else parent
 
 
 def digest(value: object) -> str:

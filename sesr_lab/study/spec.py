@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,64 +13,38 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import costs
-from sesr_lab.study.config import PRESETS, Frozen, TrialConfig, checked, explain, one_of, preset
+from sesr_lab.study.config import PRESETS, RECIPE_KEYS, Frozen, TrialConfig, checked, explain, one_of, preset
+from sesr_lab.study.naming import PATTERN, slug, study_name
+from sesr_lab.study.space import (
+    CONTINUOUS,
+    ENUMERABLE,
+    SEARCHABLE,
+    Axis,
+    Choice,
+    Range,
+    axis_from,
+    check_choice,
+    holds,
+    parse_macs,
+    points,
+)
 
-Choice = bool | int | float | str
 Objective = Literal["pareto", "psnr"]
 Sampler = Literal["tpe", "random"]
-
-CONTINUOUS = ("learning_rate",)
-SEARCHABLE = (
-    "m",
-    "f",
-    "feature_size",
-    "block",
-    "activation",
-    "input_residual",
-    "learning_rate",
-    "batch_size",
-    "patch",
-    "seed",
-    "recipe",
-    "steps",
-    "epochs",
-    "max_seconds",
-)
-ENUMERABLE = 4096
-"""Spaces with at most so many points are listed, so that none is tried twice and their end is known."""
-
-
-class Range(Frozen):
-    """A continuous setting: from `low` to `high`, drawn evenly or evenly in its logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low: {self.low:g} is not below high {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low: {self.low:g} is not positive; a log range needs that")
-        return self
-
-
-Axis = tuple[Choice, ...] | Range
 
 
 class StudySpec(Frozen):
     """One study, as its TOML file describes it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: str
     description: str = ""
     trials: Annotated[int, Field(ge=1, le=100_000)]
     """Networks to train; those known already, or over the limit, cost nothing and do not count."""
     objective: Objective = "pareto"
-    max_macs: Annotated[float, Field(gt=0)] | None = None
+    max_macs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The MAC budget to a 1280×720 picture; networks over it are not trained."""
     sampler: Sampler = "tpe"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     space: dict[str, Axis] = Field(default_factory=dict)
     enqueue: Annotated[tuple[dict[str, Choice], ...], Field(strict=False)] = ()
     """Trials to run first: a preset's name, or a table of settings."""
@@ -79,6 +52,23 @@ class StudySpec(Frozen):
     """A finished x2 study whose Pareto set is the list of trials."""
     train: dict[str, Choice] = Field(default_factory=dict)
     """Settings that every trial shares: any of `sesr-lab train`."""
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds after which no network is begun any more, over all the lives of the study."""
+    device_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Hours of training after which no network is begun any more, those of lost attempts counted."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """So many networks in a row that gain nothing end the study."""
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The study ends when a larger part of its networks than this has failed."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if re.fullmatch(PATTERN, value) is None:
+            raise ValueError(
+                f"found {value!r}; letters, digits, dots, dashes and underscores are allowed: {study_name(value)}"
+            )
+        return value
 
     @field_validator("max_macs", mode="before")
     @classmethod
@@ -88,7 +78,7 @@ class StudySpec(Frozen):
     @field_validator("space", mode="before")
     @classmethod
     def _axes(cls, value: object) -> object:
-        return {key: _axis(key, axis) for key, axis in value.items()} if isinstance(value, dict) else value
+        return {key: axis_from(key, axis) for key, axis in value.items()} if isinstance(value, dict) else value
 
     @field_validator("enqueue", mode="before")
     @classmethod
@@ -126,17 +116,7 @@ class StudySpec(Frozen):
     @cached_property
     def points(self) -> list[dict[str, Choice]] | None:
         """All combinations of the space in order, or None where it is continuous or too large to list."""
-        if not self.space:
-            return []
-        if any(isinstance(axis, Range) for axis in self.space.values()):
-            return None
-        size = 1
-        for axis in self.space.values():
-            size *= len(axis) if isinstance(axis, tuple) else 1
-        if size > ENUMERABLE:
-            return None
-        combinations = product(*(axis for axis in self.space.values() if isinstance(axis, tuple)))
-        return [dict(zip(self.space, combination, strict=True)) for combination in combinations]
+        return points(self.space) if self.space else []
 
     def trial(self, params: Mapping[str, Choice]) -> TrialConfig:
         """The trial with these settings on top of the study's own.
@@ -160,8 +140,24 @@ class StudySpec(Frozen):
 
     @property
     def identity(self) -> dict[str, object]:
-        """What must stay the same for a stored study to go on: all but the description and how many trials."""
-        return self.model_dump(mode="json", exclude={"description", "trials"})
+        """What must stay the same for a stored study to go on, by dotted keys and in plain JSON values.
+
+        Settings are as they are used, so a default that is written out changes nothing. What only says how much to
+        do, or which networks come first, is left out.
+        """
+        space = {key: _plain(axis) for key, axis in self.space.items()}
+        first = self.trial({key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in self.space.items()})
+        fixed = {key: value for key, value in first.identity.items() if key not in self._searched}
+        search = {key: getattr(self, key) for key in ("objective", "max_macs", "sampler", "seed", "candidates")}
+        named = {f"space.{key}": axis for key, axis in space.items()} | {f"train.{k}": v for k, v in fixed.items()}
+        return {**search, **named}
+
+    @property
+    def _searched(self) -> set[str]:
+        """The keys of a trial's identity that its space decides."""
+        if "recipe" in self.space:
+            return {*self.space, *RECIPE_KEYS}
+        return {*self.space}
 
 
 def load_study(name_or_path: str) -> StudySpec:
@@ -172,11 +168,11 @@ def load_study(name_or_path: str) -> StudySpec:
     """
     path = _find(name_or_path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error}); mend the file") from None
     where = _shown(path)
-    spec = checked(StudySpec, {"name": path.stem, **table}, where=where)
+    spec = checked(StudySpec, {"name": study_name(path.stem), **table}, where=where)
     _check_trials(spec, where)
     return spec
 
@@ -184,11 +180,6 @@ def load_study(name_or_path: str) -> StudySpec:
 def built_in() -> dict[str, Path]:
     """The studies that travel with sesr-lab, by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
-
-
-def slug(text: str) -> str:
-    """`text` as part of a study's name: what is not a letter, digit, dot or dash becomes a dash."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 def space_summary(spec: StudySpec) -> dict[str, object]:
@@ -204,6 +195,10 @@ def space_summary(spec: StudySpec) -> dict[str, object]:
         "over the limit": len(macs) - len(allowed),
         "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
     }
+
+
+def _plain(axis: Axis) -> object:
+    return axis.model_dump() if isinstance(axis, Range) else list(axis)
 
 
 def _corners(spec: StudySpec) -> list[dict[str, Choice]]:
@@ -225,25 +220,6 @@ def _size(spec: StudySpec) -> int | str:
 
 def _macs_of(config: TrialConfig) -> int:
     return costs(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale).macs_720p
-
-
-def holds(axis: Axis, value: Choice) -> bool:
-    """Whether a value lies on an axis."""
-    if isinstance(axis, tuple):
-        return value in axis
-    return isinstance(value, int | float) and axis.low <= value <= axis.high
-
-
-def parse_macs(text: str) -> float:
-    """A number of MACs from text such as `2.5G`, `800M` or `3e9`.
-
-    Raises:
-        ValueError: it is not a number of MACs.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)\s*", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a number of MACs; write it as 2.5G, 800M or 3e9")
-    return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
 
 
 def _check_trials(spec: StudySpec, where: str) -> None:
@@ -269,42 +245,12 @@ def _samples(spec: StudySpec) -> Iterator[tuple[str, Mapping[str, Choice]]]:
             yield "space", {**base, key: value}
 
 
-def _axis(key: str, value: object) -> Axis:
-    """One axis of the space from what stands in the TOML.
-
-    Raises:
-        ValueError: it is neither a list of values nor a range.
-    """
-    if isinstance(value, dict):
-        return _range(key, value)
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{key}: found {value!r}; give a list of values, or {{low = 1e-4, high = 1e-2, log = true}}")
-    for item in value:
-        _check_choice(key, item)
-    if len({*value}) < len(value):
-        raise ValueError(f"{key}: {value!r} names a value twice; keep it once")
-    return tuple(value)
-
-
-def _range(key: str, value: Mapping[str, object]) -> Range:
-    """The `Range` in a TOML table; ValueError names what is wrong with it."""
-    try:
-        return Range.model_validate(dict(value))
-    except ValidationError as error:
-        raise ValueError(f"{key}: {explain(error, Range)}") from None
-
-
 def _settings(table: object) -> object:
     """The table, whose values are plain; what is no table is left for pydantic to refuse."""
     if isinstance(table, dict):
         for key, value in table.items():
-            _check_choice(key, value)
+            check_choice(key, value)
     return table
-
-
-def _check_choice(key: str, value: object) -> None:
-    if not isinstance(value, Choice):
-        raise ValueError(f"{key}: found {value!r}; a number, a text, true or false is allowed")
 
 
 def _preset(name: str) -> dict[str, int]:

@@ -1,168 +1,275 @@
-"""What a study's storage holds: Optuna's database, opened, checked and read. With `sweep`, all that touches Optuna."""
+"""The ledger of a study: everything that is asked of Optuna's storage or told to it, every retry inside.
+
+The order of what is written for a trial makes a kill between any two of them harmless: begun with its settings and
+its network's fingerprint, then its outcome, then Optuna's verdict.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import optuna
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import FrozenTrial, TrialState
 
 from sesr_lab.errors import ConfigError
+from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
-from sesr_lab.tracking.store import shown
-from sesr_lab.trials.claims import failure
-from sesr_lab.trials.outcome import Outcome, best_of, pareto
+from sesr_lab.sweep import sampling
+from sesr_lab.sweep.records import (
+    EXTRAS,
+    FINGERPRINT,
+    FINISHED,
+    IDENTITY,
+    KEY,
+    NAMED,
+    OUTCOME,
+    REASON,
+    SAMPLER,
+    TWIN,
+    WANTED,
+    Entry,
+    Standing,
+    check_identity,
+    counts_of,
+    entry_of,
+    is_current,
+    outcomes_of,
+    trained_of,
+    values_of,
+)
+from sesr_lab.sweep.search import History, Point
+from sesr_lab.sweep.storage import Patience, exists, open_storage, storage_errors
+from sesr_lab.trials.database import shown
+from sesr_lab.trials.outcome import Outcome, best_of, pareto, record_of
 
-IDENTITY, FINISHED = "sesr:study", "sesr:finished"
-"""Attributes of a stored study."""
-OUTCOME, DUPLICATE = "outcome", "dedup_of"
-"""Attributes of a stored trial."""
+
+class Ledger:
+    """One stored study, opened to be driven. Its methods wait for a database that is away."""
+
+    def __init__(self, spec: StudySpec, url: str, patience: Patience) -> None:
+        """The stored study, or a new one.
+
+        Raises:
+            ConfigError: a study of that name is stored whose space, settings or objective are others.
+            StoreError: the database cannot be used.
+        """
+        self.spec, self.url, self._surely = spec, url, patience
+        self._storage = patience(lambda: open_storage(url))
+        self._study = patience(self._open)
+        self._ids: dict[int, int] = {}
+        self._ended: dict[int, Entry] = {}
+        self._draws = sampling.Draws(spec, sampling.pinned(spec, self.attribute(SAMPLER)))
+        self.entries: tuple[Entry, ...] = ()
+        """Every trial, in order, as of the last `refresh`."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what has changed, by whomever."""
+        trials = self._surely(lambda: self._study.get_trials(deepcopy=False))
+        self.entries = tuple(self._ended.get(trial.number) or self._read(trial) for trial in trials)
+
+    def history(self) -> History:
+        """What the study has tried."""
+        begun = [entry for entry in self.entries if entry.state != "waiting" and entry.twin is None]
+        return History(
+            fingerprints={entry.fingerprint for entry in begun if entry.fingerprint and entry.state != "fail"},
+            named=[entry.attributes[NAMED] for entry in self.entries if NAMED in entry.attributes],
+            trials=len(begun),
+        )
+
+    def draw(self, attempt: int, given: Mapping[str, Choice]) -> dict[str, Choice]:
+        """What the sampler would try next."""
+        return self._draws.draw(self.history().trials, attempt, given)
+
+    def begin(self, point: Point) -> Entry:
+        """A new running trial of that network; exactly one, though the database went away while it was made."""
+        key = uuid4().hex
+        attributes = self._attributes(point) | {KEY: key}
+        if point.named is not None:
+            attributes[NAMED] = dict(point.named)
+        searched = {name: value for name, value in point.settings.items() if name in self._draws.distributions}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=searched,
+            distributions={name: self._draws.distributions[name] for name in searched},
+            user_attrs=attributes,
+        )
+
+        def create() -> None:
+            self.refresh()
+            if not any(entry.key == key for entry in self.entries):
+                self._storage.create_new_trial(self._study._study_id, template_trial=template)
+
+        self._surely(create)
+        self.refresh()
+        return next(entry for entry in self.entries if entry.key == key)
+
+    def claim(self, waiting: Entry, point: Point) -> Entry | None:
+        """The trial that somebody enqueued, running now; None if it is another's meanwhile."""
+        trial_id = self._ids[waiting.number]
+        taken = self._surely(partial(self._storage.set_trial_state_values, trial_id, TrialState.RUNNING))
+        if not taken:
+            return None
+        for name, value in point.settings.items():
+            if (distribution := self._draws.distributions.get(name)) is not None:
+                internal = distribution.to_internal_repr(value)
+                self._write(partial(self._storage.set_trial_param, trial_id, name, internal, distribution))
+        for name, attribute in (self._attributes(point) | {KEY: uuid4().hex}).items():
+            self.note(waiting.number, name, attribute)
+        return self.entry(waiting.number)
+
+    def note(self, number: int, name: str, value: object) -> None:
+        """Keeps an attribute of a trial."""
+        self._write(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """Stores how a trial ended and tells Optuna; what was stored or told before stays."""
+        if self.entry(number).outcome is None:
+            self.note(number, OUTCOME, record_of(outcome))
+        values = values_of(self.spec, outcome)
+        self._tell(number, TrialState.PRUNED if values is None else TrialState.COMPLETE, values)
+
+    def repeat(self, number: int, twin: Entry) -> None:
+        """Ends a trial of a network that is known already: it is told the same."""
+        self.note(number, TWIN, twin.number)
+        values = None if twin.outcome is None else values_of(self.spec, twin.outcome)
+        self._tell(number, TrialState.PRUNED if values is None else TrialState.COMPLETE, values)
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Ends a trial that this study cannot train; told PRUNED, so that no sampler asks for it again."""
+        self.note(number, REASON, reason)
+        self._tell(number, TrialState.PRUNED, None)
+
+    def exclude(self, number: int, excess: float) -> None:
+        """Marks a trial as breaking the limit on MACs, by so many of them."""
+        self._write(lambda: optuna.trial.Trial(self._study, self._ids[number]).set_constraint("macs", excess))
+
+    def twin(self, number: int, fingerprint: str) -> Entry | None:
+        """Another trial that has trained the same network, if one has."""
+        ended = (entry for entry in self.entries if entry.state in ("complete", "pruned") and entry.twin is None)
+        return next((entry for entry in ended if entry.fingerprint == fingerprint and entry.number != number), None)
+
+    def entry(self, number: int) -> Entry:
+        """The trial as it is stored now."""
+        self.refresh()
+        return self.entries[number]
+
+    def attribute(self, name: str) -> Any:
+        """An attribute of the study, or None."""
+        return self._surely(lambda: self._study.user_attrs).get(name)
+
+    def set_attribute(self, name: str, value: object) -> None:
+        """Keeps an attribute of the study."""
+        self._surely(lambda: self._study.set_user_attr(name, value))
+
+    def _open(self) -> optuna.Study:
+        names = optuna.get_all_study_names(self._storage)
+        if self.spec.name in names:
+            study = optuna.load_study(study_name=self.spec.name, storage=self._storage)
+            check_identity(self.spec, study.user_attrs.get(IDENTITY))
+        else:
+            study = optuna.create_study(
+                storage=self._storage, study_name=self.spec.name, directions=sampling.directions(self.spec)
+            )
+        if not is_current(study.user_attrs.get(IDENTITY)):
+            study.set_user_attr(IDENTITY, self.spec.identity)
+        if not isinstance(study.user_attrs.get(SAMPLER), Mapping):
+            study.set_user_attr(SAMPLER, sampling.sampler_of(self.spec))
+        return study
+
+    def _attributes(self, point: Point) -> dict[str, Any]:
+        extras = {name: value for name, value in point.settings.items() if name not in self.spec.space}
+        return {FINGERPRINT: point.fingerprint, EXTRAS: extras}
+
+    def _read(self, trial: FrozenTrial) -> Entry:
+        self._ids[trial.number] = trial._trial_id
+        entry = entry_of(trial)
+        if entry.ours or trial.state.is_finished():
+            self._show(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = entry
+        return entry
+
+    def _show(self, trial: FrozenTrial) -> None:
+        """Shows a trial to the sampler, where it has all that the sampler looks at."""
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
+            known = {name: value for name, value in trial.distributions.items() if name in self._draws.distributions}
+            if known == self._draws.distributions:
+                self._draws.show(trial.number, trial)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Writes to a trial; one that has ended already keeps what it has."""
+
+        def attempt() -> None:
+            try:
+                write()
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return
+
+        self._surely(attempt)
+
+    def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
+        self._write(lambda: self._set_state(self._ids[number], state, values))
+
+    def _set_state(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
+        self._storage.set_trial_state_values(trial_id, state, values)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a stored study stands."""
-
-    study: str
-    finished: bool
-    counts: Mapping[str, int]
-    best: Outcome | None
-    pareto: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
-
-
-def standing(storage: str, name: str | None = None) -> list[Standing]:
+def standing(url: str, name: str | None = None) -> list[Standing]:
     """Where the stored studies stand, or the one called `name`.
 
     Raises:
         ConfigError: there is no study of that name.
+        StoreError: the database cannot be read.
     """
     known: list[str] = []
-    with storage_errors(storage):
-        if not _is_missing_file(storage):
-            backend = open_storage(storage)
+    with storage_errors(url):
+        if exists(url):
+            backend = open_storage(url)
             known = optuna.get_all_study_names(backend)
         if name is not None and name not in known:
-            raise ConfigError(f"study {name!r} is not in {shown(storage)}; stored there: {', '.join(known) or 'none'}")
+            raise ConfigError(f"study {name!r} is not in {shown(url)}; stored there: {', '.join(known) or 'none'}")
         wanted = [name] if name is not None else known
         return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
 
 
-def _is_missing_file(storage: str) -> bool:
-    """Whether the storage is a SQLite file that nobody has made yet: looking must not make it."""
-    url = make_url(storage)
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
+def stored(name: str, url: str) -> list[Outcome]:
+    """The trained x2 networks of a stored study.
+
+    Raises:
+        ConfigError: there is no such study, it has not finished, or it is not one of x2 networks.
+    """
+    found = standing(url, name) if exists(url) and name in _names(url) else []
+    if not found:
+        raise ConfigError(f"study {name!r} is not in {shown(url)}; run it first: sesr-lab sweep {name}")
+    if not found[0].finished:
+        raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
+    trained = [outcome for outcome in found[0].outcomes if outcome.result == "finished"]
+    if any(outcome.scale != 2 for outcome in trained):
+        raise ConfigError(f"study {name!r} is one of x4 networks; candidates come from a x2 study")
+    return trained
 
 
 def _standing(study: optuna.Study) -> Standing:
-    outcomes = tuple(outcomes_of(study))
+    entries = tuple(entry_of(trial) for trial in study.get_trials(deepcopy=False))
+    outcomes = tuple(outcomes_of(entries))
+    attributes = study.user_attrs
+    wanted = attributes.get(WANTED)
     return Standing(
         study=study.study_name,
-        finished=bool(study.user_attrs.get(FINISHED)),
-        counts=counts_of(study),
+        finished=bool(attributes.get(FINISHED)),
+        wanted=wanted if isinstance(wanted, int) else None,
+        done=len(trained_of(outcomes)),
+        counts=counts_of(entries),
         best=best_of(outcomes),
         pareto=tuple(outcome.label for outcome in pareto(outcomes)),
         outcomes=outcomes,
     )
 
 
-def stored(name: str, storage: str) -> list[Outcome]:
-    """The trained x2 networks of a stored study.
-
-    Raises:
-        ConfigError: there is no such study, it has not finished, or it is not one of x2 networks.
-    """
-    with storage_errors(storage):
-        try:
-            study = optuna.load_study(study_name=name, storage=open_storage(storage))
-        except KeyError:
-            where = shown(storage)
-            raise ConfigError(f"study {name!r} is not in {where}; run it first: sesr-lab sweep {name}") from None
-        if not study.user_attrs.get(FINISHED):
-            raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
-        trained = [outcome for outcome in outcomes_of(study) if outcome.result == "finished"]
-        if any(outcome.scale != 2 for outcome in trained):
-            raise ConfigError(f"study {name!r} is one of x4 networks; candidates come from a x2 study")
-        return trained
-
-
-def open_study(spec: StudySpec, storage: str) -> optuna.Study:
-    """The stored study, or a new one.
-
-    Raises:
-        ConfigError: a study of that name is stored whose space, settings or objective are others.
-    """
-    maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
-    directions = [maximize, minimize] if spec.objective == "pareto" else [maximize]
-    backend = open_storage(storage)
-    names = optuna.get_all_study_names(backend)
-    if spec.name in names:
-        _check_identity(spec, optuna.load_study(study_name=spec.name, storage=backend).user_attrs)
-    study = optuna.create_study(storage=backend, study_name=spec.name, directions=directions, load_if_exists=True)
-    study.sampler = _sampler(spec, len(study.get_trials(deepcopy=False)))
-    study.set_user_attr(IDENTITY, spec.identity)
-    study.set_user_attr("sesr:sampler", f"{type(study.sampler).__name__}(seed={spec.seed})")
-    return study
-
-
-def _check_identity(spec: StudySpec, attrs: Mapping[str, Any]) -> None:
-    stored_identity = attrs.get(IDENTITY)
-    now = json.loads(json.dumps(spec.identity))
-    if stored_identity is None or stored_identity == now:
-        return
-    keys = sorted(key for key in now.keys() | stored_identity.keys() if now.get(key) != stored_identity.get(key))
-    key = keys[0]
-    raise ConfigError(
-        f"study {spec.name}: {key} is {json.dumps(now.get(key))} but the stored study has "
-        f"{json.dumps(stored_identity.get(key))}; restore it, or give the study another name"
-    )
-
-
-def _sampler(spec: StudySpec, asked: int) -> optuna.samplers.BaseSampler:
-    """The study's sampler; a resumed one draws on instead of drawing the same again."""
-    seed = spec.seed + asked
-    if spec.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, multivariate=spec.objective == "psnr", n_startup_trials=8)
-
-
-def open_storage(storage: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at that URL; its chatter is turned off."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    arguments = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True, **arguments})
-
-
-@contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """Turns what the database, or Optuna about it, says into one line."""
-    try:
-        yield
-    except (SQLAlchemyError, ImportError) as error:
-        raise failure(storage, error) from error
-    except optuna.exceptions.StorageInternalError as error:
-        raise failure(storage, error.__cause__ if isinstance(error.__cause__, Exception) else error) from error
-
-
-def outcomes_of(study: optuna.Study) -> Iterator[Outcome]:
-    """The trials that ended, in order; those told from memory are left out."""
-    for trial in study.get_trials(deepcopy=False):
-        if OUTCOME in trial.user_attrs and trial.state.is_finished():
-            yield Outcome(**trial.user_attrs[OUTCOME])
-
-
-def counts_of(study: optuna.Study) -> dict[str, int]:
-    """Trials by state, those of networks that were known already apart."""
-    every = study.get_trials(deepcopy=False)
-    states = [trial.state.name.lower() for trial in every if DUPLICATE not in trial.user_attrs]
-    return {state: states.count(state) for state in sorted(set(states))} | {"known before": len(every) - len(states)}
+def _names(url: str) -> list[str]:
+    with storage_errors(url):
+        return optuna.get_all_study_names(open_storage(url))

@@ -6,7 +6,6 @@ It knows nothing of trials, tracking or the terminal, and needs torch alone.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -17,6 +16,7 @@ from torch import Tensor
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.network.model import SESR
 from sesr_lab.scores.metrics import Score
+from sesr_lab.training.clock import AwakeClock
 from sesr_lab.training.engine import Engine, EngineName, make_engine, silent_share
 from sesr_lab.training.recipe import Recipe
 
@@ -117,7 +117,8 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
     """Trains `network` in place; yields progress, evaluations and checkpoints (the last at the end), then a `Fitted`.
 
     With a budget in steps the result depends on the seed alone. With one in seconds the schedule follows the
-    clock, which starts here: compiling counts. Where training fails and the recipe allows it, it starts over with
+    clock, which starts here: compiling counts, time for which the process is stopped
+    does not. Where training fails and the recipe allows it, it starts over with
     what is left of the budget.
 
     Args:
@@ -127,10 +128,26 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
         resume: the state of a `Checkpoint` of a run with the same settings.
         stop: asked about twice a second; once it is true, a last `Checkpoint` and the end follow.
     """
-    run = _Run(network, pool, recipe, budget, seed=seed, evaluations=evaluations, engine=engine, resume=resume)
+    clock = AwakeClock()
+    try:
+        run = _Run(
+            network, pool, recipe, budget, clock, seed=seed, evaluations=evaluations, engine=engine, resume=resume
+        )
+        yield from _until_the_end(run, evaluate, checkpoint_seconds, stop)
+    finally:
+        clock.stop()
+
+
+def _until_the_end(
+    run: _Run,
+    evaluate: Callable[[dict[str, Tensor]], Score],
+    checkpoint_seconds: float,
+    stop: Callable[[], bool],
+) -> Iterator[Event]:
+    """The events of a run, from where it stands."""
     while run.fraction < 1:
         failure = run.advance()
-        if failure and run.attempt >= recipe.restarts:
+        if failure and run.attempt >= run.recipe.restarts:
             yield Fitted("diverged", run.step, run.seconds(), f"{failure}; try a lower --learning-rate")
             return
         if failure:
@@ -153,12 +170,13 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
 class _Run:
     """Where a fit stands: steps, clock, attempts, and what was seen since the last evaluation."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a run is made of)
         self,
         network: SESR,
         pool: PatchPool,
         recipe: Recipe,
         budget: Budget,
+        clock: Callable[[], float],
         *,
         seed: int,
         evaluations: int,
@@ -167,7 +185,8 @@ class _Run:
     ) -> None:
         self.network, self.pool, self.recipe, self.budget = network, pool, recipe, budget
         self.seed, self.evaluations = seed, evaluations
-        self.started = self.checked = time.perf_counter()
+        self.clock = clock
+        self.started = self.checked = clock()
         self.runner: Engine = make_engine(engine, network, pool, recipe, budget.steps, budget.max_seconds)
         self.first = {f"first.{name}": value for name, value in self.runner.state().items()}
         self.step, self.attempt, self.origin, self.before, self.first_loss = 0, 0, 0.0, 0.0, 0.0
@@ -184,17 +203,17 @@ class _Run:
 
     def seconds(self) -> float:
         """Seconds trained, over all the lives of the run."""
-        return self.before + time.perf_counter() - self.started
+        return self.before + self.clock() - self.started
 
     def advance(self) -> str:
         """Runs about half a second of steps; what went wrong, or an empty text."""
-        started = time.perf_counter()
+        started = self.clock()
         rates = self._learning_rates(self._chunk())
         plan = self.pool.plan(
             self.seed, self.step, len(rates), batch_size=self.recipe.batch_size, patch=self.recipe.patch
         )
         losses = self.runner.run(plan, rates).cpu()  # the only wait for the device
-        spent = time.perf_counter() - started
+        spent = self.clock() - started
         if self.step > 0:  # the first chunk pays for compiling and allocation
             self.rate = len(rates) / spent
         self.first_loss = self.first_loss or float(losses[0])
@@ -233,11 +252,11 @@ class _Run:
 
     def checkpoint_age(self) -> float:
         """Seconds since the last checkpoint."""
-        return time.perf_counter() - self.checked
+        return self.clock() - self.checked
 
     def checkpoint(self) -> Checkpoint:
         """All that the rest of the run depends on."""
-        self.checked = time.perf_counter()
+        self.checked = self.clock()
         state = {name: value.cpu() for name, value in self.runner.state().items()}
         window = (self.window.loss_sum, self.window.steps, self.window.seconds)
         position = (self.seconds(), self.attempt, self.origin, self.first_loss, *window)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal
 
 Result = Literal["finished", "diverged", "out of memory", "failed", "over budget"]
+
+VERSION = 2
+"""Of what a study's database keeps of an outcome; 1 had no version, and no `key`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,54 @@ class Outcome:
     """The x2 version that it started from, or the file."""
 
 
+_EMPTY: Mapping[str, object] = {
+    "label": "",
+    "network": "",
+    "scale": 2,
+    "settings": {},
+    "result": "failed",
+    "reason": "",
+    "run_id": "",
+    "params": 0,
+    "macs_720p": 0,
+}
+"""What a stored record that lacks a key is taken to say."""
+
+
+def record_of(outcome: Outcome) -> dict[str, Any]:
+    """The outcome as plain JSON values, with the version of their form."""
+    return {"version": VERSION, **asdict(outcome)}
+
+
+def outcome_from(record: object) -> Outcome | None:
+    """The outcome in a stored record of any version; None where it holds none.
+
+    What another version knows and this one does not is passed over, what is missing has its default, and a score
+    that is not a finite number is none.
+    """
+    if not isinstance(record, Mapping):
+        return None
+    values: dict[str, Any] = {}
+    for field in fields(Outcome):
+        default = _EMPTY.get(field.name) if field.default is MISSING else field.default
+        value = record.get(field.name, default)
+        values[field.name] = value if _fits(value, default) else default
+    return Outcome(**values)
+
+
+def _fits(value: object, default: object) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    if default is None:
+        return value is None or isinstance(value, int | float | str)
+    if isinstance(default, int | float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
+
+
 def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
     """The trained network with the highest PSNR."""
-    trained = (outcome for outcome in outcomes if outcome.result == "finished")
+    trained = (outcome for outcome in outcomes if outcome.result == "finished" and outcome.psnr is not None)
     return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)
 
 

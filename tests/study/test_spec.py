@@ -1,10 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.config import PRESETS, TrialConfig
-from sesr_lab.study.spec import Range, StudySpec, built_in, load_study, parse_macs, space_summary
+from sesr_lab.study.naming import slug, study_name
+from sesr_lab.study.space import Range, parse_macs
+from sesr_lab.study.spec import StudySpec, built_in, load_study, space_summary
 
 STUDIES = ("blocks", "presets", "quickstart", "x2-budget", "x2-pareto", "x2-to-x4", "x4")
 
@@ -31,7 +34,13 @@ def study(text: str) -> StudySpec:
         ('trails = 3\nenqueue = ["m3"]', ["trails: unknown key; did you mean 'trials'? allowed: name, description"]),
         ("trials = 3", ["space: missing; give [space], enqueue or candidates"]),
         ("trials = = 3", ["cannot be read as TOML", "line 1, column 10", "mend the file"]),
-        ('trials = 3\nenqueue = ["m3"]\nname = "a b"', ["name: found 'a b'"]),
+        ('trials = 3\nenqueue = ["m3"]\nname = "a b"', ["name: found 'a b'", "letters, digits", ": a-b-"]),
+        ('trials = 3\nenqueue = ["m3"]\nseed = 5_000_000_000', ["seed: found 5000000000", "less than 2147483648"]),
+        ('trials = 3\nenqueue = ["m3"]\nseed = -1', ["seed: found -1", "greater than or equal to 0"]),
+        ('trials = 3\nenqueue = ["m3"]\n[train]\nseed = 5_000_000_000', ["train: seed: found 5000000000", "less than"]),
+        ("trials = 3\n[space]\nseed = [1, 5_000_000_000]", ["space: seed: found 5000000000", "less than"]),
+        ('trials = 3\nenqueue = ["m3"]\nmax_macs = inf', ["max_macs: found inf", "finite"]),
+        ('trials = 3\nenqueue = ["m3"]\nmax_macs = nan', ["max_macs: found nan", "finite"]),
         ('trials = 3\nenqueue = ["m3"]\nobjective = "best"', ["objective: found 'best'", "'pareto' or 'psnr'"]),
         ('trials = 3\nenqueue = ["m3"]\nsampler = "grid"', ["sampler: found 'grid'", "'tpe' or 'random'"]),
         # the limit
@@ -181,7 +190,7 @@ def test_another_number_of_trials_is_the_same_study_and_other_data_are_another_o
     assert spec.changed(trials=5, data=None).trials == 5
     assert spec.changed(trials=5, data=None).identity == spec.identity
     moved = spec.changed(trials=None, data="folder:/some where/x")
-    assert moved.name == "mine-folder-some-where-x"
+    assert re.fullmatch("mine-folder-some-where-x-[0-9a-f]{6}", moved.name)
     assert moved.trial({}).data == "folder:/some where/x"
     assert spec.changed(trials=None, data="photos") == spec
     named = study('trials = 1\nenqueue = ["m3"]\n[train]\ndata = "div2k"')
@@ -189,12 +198,74 @@ def test_another_number_of_trials_is_the_same_study_and_other_data_are_another_o
     assert named.changed(trials=None, data="photos").name == "mine-photos"
 
 
-def test_all_but_the_description_and_the_number_of_trials_belongs_to_a_studys_identity() -> None:
-    base = 'trials = 1\nenqueue = ["m3"]\n'
+def test_what_makes_the_numbers_of_a_study_comparable_is_its_identity() -> None:
+    base = 'trials = 1\nenqueue = ["m3"]\n[space]\nm = [3, 5]\n[train]\nsteps = 3\n'
     same = study(base).identity
-    assert study(f'{base}description = "other"').identity == same
-    others = ["seed = 1", 'objective = "psnr"', 'sampler = "random"', 'max_macs = "1G"', "[train]\nsteps = 3"]
-    assert all(study(base + other).identity != same for other in others)
+    assert study(base.replace("trials = 1", 'description = "other"\ntrials = 7')).identity == same
+    assert study(base.replace('["m3"]', '["m5", "m3"]')).identity == same, "which come first"
+    others = ["seed = 1\n", 'objective = "psnr"\n', 'sampler = "random"\n', 'max_macs = "1G"\n']
+    changed = [study(other + base).identity for other in others]
+    changed += [study(base + other).identity for other in ("scale = 4", "seed = 1", "f = 8", 'recipe = "paper"')]
+    changed += [study(base.replace("steps = 3", "steps = 4")).identity, study(base.replace("3, 5", "3, 7")).identity]
+    assert all(identity != same for identity in changed)
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        'objective = "pareto"',
+        'sampler = "tpe"',
+        "seed = 0",
+        "train.scale = 2",
+        'train.recipe = "fast"',
+        'train.data = "photos"',
+        'train.block = "collapsed"',
+        "train.f = 16",
+        "train.feature_size = 256",
+        "train.seed = 0",
+        "train.epochs = 300",
+        'train.parent = "auto"',
+        "train.patch = 64",
+    ],
+)
+def test_a_default_that_is_written_out_leaves_a_study_what_it_is(default: str) -> None:
+    base = 'trials = 1\nenqueue = ["m3"]\n[space]\nm = [3, 5]\n'
+    assert study(f"{default}\n{base}").identity == study(base).identity
+
+
+def test_a_mark_in_front_of_the_file_and_the_ends_of_its_lines_change_nothing() -> None:
+    text = 'trials = 1\nenqueue = ["m3"]\n'
+    plain = study(text)
+    Path("mine.toml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load_study("mine.toml") == plain
+
+
+def test_studies_on_different_data_never_share_a_name() -> None:
+    spec = study('trials = 1\nenqueue = ["m3"]')
+    sources = [
+        "folder:照片",
+        "folder:图片",
+        "folder:set_a",
+        "folder:set-a",
+        "folder:set a",
+        "folder:/set/a",
+        "folder:a",
+    ]
+    sources += ["hub:a/b", "hub:a-b", "hub:a.b", "folder:a/", "folder:-a", "folder:a-", "folder:", "folder:a--b"]
+    names = [spec.changed(trials=None, data=source).name for source in sources]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names)
+    assert slug("folder:set-a") == "folder-set-a"
+    assert slug("div2k") == "div2k"
+
+
+def test_a_study_whose_file_has_any_name_gets_one_of_its_own() -> None:
+    text = 'trials = 1\nenqueue = ["m3"]'
+    files = ["my study.toml", "my-study.toml", "my+study.toml", "研究.toml", "学习.toml", "-x.toml", "é.toml", " .toml"]
+    names = [load_study(write(text, file)).name for file in files]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names)
+    assert study_name("x2-pareto_v1.2") == "x2-pareto_v1.2"
 
 
 def test_the_limit_is_a_number_of_macs_however_it_is_written() -> None:

@@ -1,0 +1,141 @@
+"""What a study's database keeps, in plain values: read tolerantly, whatever version wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+
+from sesr_lab.errors import ConfigError
+from sesr_lab.study.space import Choice
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.trials.outcome import Outcome, outcome_from
+
+State = Literal["waiting", "running", "complete", "pruned", "fail"]
+
+IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trials", "sesr:sampler"
+"""Attributes of a stored study."""
+FINGERPRINT, KEY, OUTCOME, TWIN, REASON, ERRORS = "fingerprint", "key", "outcome", "dedup_of", "reason", "errors"
+EXTRAS, NAMED = "settings", "enqueued"
+"""Attributes of a stored trial: settings beside those that are searched, and what was asked for by name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial as it is stored, in plain values."""
+
+    number: int
+    state: State
+    settings: Mapping[str, Choice]
+    fingerprint: str | None
+    key: str
+    outcome: Outcome | None
+    twin: int | None
+    """The trial that has trained the same network."""
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def ours(self) -> bool:
+        """Whether this program began it: others may use the same study through Optuna."""
+        return self.fingerprint is not None or NAMED in self.attributes
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a stored study stands."""
+
+    study: str
+    finished: bool
+    wanted: int | None
+    """Networks that the study was to train when it last ran; None where an older version ran it."""
+    done: int
+    """Networks that it has trained, or tried to."""
+    counts: Mapping[str, int]
+    best: Outcome | None
+    pareto: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def values_of(spec: StudySpec, outcome: Outcome) -> list[float] | None:
+    """What Optuna is told of an outcome; None where there is no score to tell.
+
+    That is not a failure in Optuna's sense: samplers pass over what failed, and ask for the same network again.
+    """
+    if outcome.result != "finished" or outcome.psnr is None:
+        return None
+    return [outcome.psnr, float(outcome.macs_720p)] if spec.objective == "pareto" else [outcome.psnr]
+
+
+def outcomes_of(entries: tuple[Entry, ...]) -> Iterator[Outcome]:
+    """How the trials ended that have, in order; those of known networks are left out."""
+    for entry in entries:
+        if entry.outcome is not None and entry.twin is None and entry.state not in ("waiting", "running"):
+            yield entry.outcome
+
+
+def counts_of(entries: tuple[Entry, ...]) -> dict[str, int]:
+    """Trials by state, those of networks that were known already apart."""
+    states = [entry.state for entry in entries if entry.twin is None]
+    return {state: states.count(state) for state in sorted(set(states))} | {"known before": len(entries) - len(states)}
+
+
+def trained_of(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
+    """Those that count against the study's number: what was trained, or tried to."""
+    return [outcome for outcome in outcomes if outcome.result != "over budget"]
+
+
+def entry_of(trial: FrozenTrial) -> Entry:
+    """The trial in plain values."""
+    attributes = trial.user_attrs
+    extras = attributes.get(EXTRAS)
+    fixed = trial.system_attrs.get("fixed_params")
+    params = trial.params or (fixed if isinstance(fixed, Mapping) else {})
+    twin, fingerprint = attributes.get(TWIN), attributes.get(FINGERPRINT)
+    return Entry(
+        number=trial.number,
+        state=trial.state.name.lower(),  # type: ignore[arg-type]  # Optuna's five states, which do not change
+        settings={**params, **(extras if isinstance(extras, Mapping) else {})},
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
+        key=str(attributes.get(KEY, "")),
+        outcome=outcome_from(attributes.get(OUTCOME)),
+        twin=twin if isinstance(twin, int) else None,
+        attributes=attributes,
+    )
+
+
+def is_current(identity: object) -> bool:
+    """Whether a stored identity has the form of this version: version 0.1.0 kept the file's own tables."""
+    return isinstance(identity, Mapping) and "train" not in identity
+
+
+def check_identity(spec: StudySpec, known: object) -> None:
+    """A stored study goes on only as the study that it was; of keys that one version does not know nothing is said.
+
+    Raises:
+        ConfigError: something that its numbers depend on is another now.
+    """
+    if not isinstance(known, Mapping):
+        return
+    now = spec.identity
+    then = _renewed(spec, known)
+    differing = [key for key in {**then, **now} if key in now.keys() & then.keys() and now[key] != then[key]]
+    differing += [key for key in now.keys() ^ then.keys() if key.startswith("space.")]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"study {spec.name}: {key} is {now.get(key)!r} but the stored study has {then.get(key)!r}; restore it, or "
+            f"give the study another name"
+        )
+
+
+def _renewed(spec: StudySpec, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identity that version 0.1.0 stored (the study's keys as they stood in its file), as it is stored now."""
+    if is_current(known):
+        return known
+    keys = {key: value for key, value in known.items() if key in type(spec).model_fields and value is not None}
+    try:
+        return type(spec).model_validate({**keys, "trials": spec.trials}).identity
+    except ValueError:  # a setting that this version no longer takes: what can be compared is
+        return {key: known[key] for key in ("objective", "sampler", "seed") if key in known}
