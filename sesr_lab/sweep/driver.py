@@ -315,7 +315,6 @@ class _Driver:
 
     def _counted(self) -> list[Outcome]:
         """The trials that count against the study's number: those that were trained or tried to."""
-        self.ledger.refresh()
         return trained_of(tuple(outcomes_of(self.ledger.entries)))
 
     def _budget(self) -> Budget:

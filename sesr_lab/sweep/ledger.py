@@ -98,9 +98,14 @@ class Ledger:
             user_attrs=attributes,
         )
 
+        tried = False
+
         def create() -> None:
-            self.refresh()
+            nonlocal tried
+            if tried:  # the database may have made it before it went away
+                self.refresh()
             if not any(entry.key == key for entry in self.entries):
+                tried = True
                 self._storage.create_new_trial(self._study._study_id, template_trial=template)
 
         self._surely(create)
@@ -127,7 +132,7 @@ class Ledger:
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Stores how a trial ended and tells Optuna; what was stored or told before stays."""
-        if self.entry(number).outcome is None:
+        if self.entries[number].outcome is None:
             self.note(number, OUTCOME, record_of(outcome))
         values = values_of(self.spec, outcome)
         self._tell(number, TrialState.PRUNED if values is None else TrialState.COMPLETE, values)
@@ -200,7 +205,7 @@ class Ledger:
             if known == self._draws.distributions:
                 self._draws.show(trial.number, trial)
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], object]) -> None:
         """Writes to a trial; one that has ended already keeps what it has."""
 
         def attempt() -> None:
@@ -212,10 +217,8 @@ class Ledger:
         self._surely(attempt)
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None) -> None:
-        self._write(lambda: self._set_state(self._ids[number], state, values))
-
-    def _set_state(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
-        self._storage.set_trial_state_values(trial_id, state, values)
+        self._write(partial(self._storage.set_trial_state_values, self._ids[number], state, values))
+        self.refresh()
 
 
 def standing(url: str, name: str | None = None) -> list[Standing]:

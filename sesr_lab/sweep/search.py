@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,8 +165,8 @@ class Search:
 
         def distance(pair: tuple[int, int]) -> tuple[float, float]:
             m, f = pair
-            steps = abs(m - point.config.m) / point.config.m + abs(f - point.config.f) / point.config.f
-            return steps, chance.random()
+            apart = abs(math.log(m / point.config.m)) + abs(math.log(f / point.config.f))
+            return apart, chance.random()
 
         m, f = min(self._pairs, key=distance)
         searched = {key: value for key, value in (("m", m), ("f", f)) if key in self.spec.space}

@@ -16,12 +16,12 @@ from labs import lab, photographs, spawn, storage, study, until
 
 from sesr_lab.errors import ConfigError, StoreError
 from sesr_lab.study.config import TrialConfig
-from sesr_lab.sweep.driver import sweep
+from sesr_lab.sweep.driver import TRIES, sweep
 from sesr_lab.sweep.ledger import standing, stored
 from sesr_lab.trials import trial
-from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Interrupted
-from sesr_lab.trials.outcome import pareto
+from sesr_lab.trials.locks import Locks
+from sesr_lab.trials.outcome import Outcome, pareto
 
 
 @pytest.fixture
@@ -90,16 +90,6 @@ def test_no_network_is_trained_twice_and_a_small_space_ends(tmp_path: Path, data
     assert not [trial for trial in optuna_trials(tmp_path) if trial.state.name in ("RUNNING", "WAITING")]
 
 
-@pytest.mark.slow
-def test_a_network_that_the_sampler_names_again_is_told_from_memory(tmp_path: Path, data: str) -> None:
-    space = {"m": [1], "f": [2, 4], "feature_size": [8], "learning_rate": {"low": 1e-4, "high": 1e-3}}
-    here, notebook = lab(tmp_path)
-    twice = [{"m": 1, "f": 2, "feature_size": 8, "learning_rate": 5e-4, "block": block} for block in ("collapsed",) * 2]
-    result = sweep(study(data, space=space, enqueue=twice, trials=2), here, storage(tmp_path))
-    assert len(notebook.begun) == 2
-    assert len({outcome.run_id for outcome in result.outcomes}) == 2
-
-
 def test_networks_over_the_budget_are_not_trained_and_break_a_constraint(tmp_path: Path, data: str) -> None:
     # 25f + 9mf² + 100f weights times 640x360: f = 2 costs 66 and 74 MMAC, f = 4 costs 148 and 181 MMAC.
     here, notebook = lab(tmp_path)
@@ -156,17 +146,16 @@ def test_a_stopped_study_goes_on_with_the_same_trial_in_the_same_run(tmp_path: P
 
 
 def test_two_drivers_of_one_study_are_refused(tmp_path: Path, data: str) -> None:
-    claims = Claims(storage(tmp_path))
-    claim = claims.take("study:tiny")
-    assert claim is not None
-    with claim, pytest.raises(StoreError, match=r"study tiny: .* is driving it now"):
+    lock = Locks(storage(tmp_path)).take("study:tiny")
+    assert lock is not None
+    with lock, pytest.raises(StoreError, match=r"study tiny: .* is driving it now"):
         sweep(study(data), lab(tmp_path)[0], storage(tmp_path))
 
 
 def test_a_changed_study_file_is_refused_by_the_key_that_changed(tmp_path: Path, data: str) -> None:
     sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
     other = study(data, trials=1, space={"m": [1, 3], "f": [2, 4], "feature_size": [8]})
-    with pytest.raises(ConfigError, match=r"study tiny: space is .* but the stored study has .* another name"):
+    with pytest.raises(ConfigError, match=r"study tiny: space\.m is .* but the stored study has .* another name"):
         sweep(other, lab(tmp_path)[0], storage(tmp_path))
     assert len(optuna_trials(tmp_path)) == 1, "nothing was lost"
 
@@ -195,11 +184,95 @@ def test_an_unfinished_study_is_no_list_of_candidates(tmp_path: Path, data: str)
         stored("tiny", storage(tmp_path))
 
 
+def test_candidates_that_are_not_there_are_missed_before_pictures_are_prepared(tmp_path: Path) -> None:
+    here, _ = lab(tmp_path)
+    spec = study("folder:nowhere", name="next", space={}, candidates="tiny", trials=9)
+    with pytest.raises(ConfigError, match=r"study 'tiny' is not in .* run it first: sesr-lab sweep tiny"):
+        sweep(spec, here, storage(tmp_path))
+    with pytest.raises(ConfigError, match="max_macs: none of its networks fits"):
+        sweep(study("folder:nowhere", max_macs="1M"), here, storage(tmp_path))
+    assert standing(storage(tmp_path)) == []
+
+
+def test_an_error_that_nobody_expected_is_tried_again_and_then_told_and_the_study_goes_on(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tries = trial.run, Counter[int]()
+
+    def run(config: TrialConfig, where: trial.Place, **others: Any) -> Iterator[trial.Event]:
+        tries[config.f] += 1
+        if config.f == 4 or tries[2] == 1:
+            raise ZeroDivisionError("a fault of ours")
+        return real(config, where, **others)
+
+    monkeypatch.setattr(trial, "run", run)
+    here, notebook = lab(tmp_path)
+    spec = study(data, space={"m": [1], "f": [2, 4], "feature_size": [8]}, trials=9)
+    result = sweep(spec, here, storage(tmp_path))
+    assert tries == {2: 2, 4: TRIES}
+    by_f = {outcome.settings["f"]: outcome for outcome in result.outcomes}
+    assert by_f[2].result == "finished", "it went well the second time"
+    assert (by_f[4].result, by_f[4].reason) == (
+        "failed",
+        "the same happened 3 times: ZeroDivisionError: a fault of ours",
+    )
+    (told,) = [each for each in optuna_trials(tmp_path) if each.params["f"] == 4]
+    assert told.state.name == "PRUNED"
+    assert "a fault of ours" in told.user_attrs["errors"][-1]
+    assert "Traceback" in told.user_attrs["errors"][-1]
+    assert sum("(try" in note for note in notebook.notes) == TRIES + 1
+    sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+    assert tries == {2: 2, 4: TRIES}, "nor is it tried again by the next start"
+
+
+def test_a_user_who_asks_to_stop_is_heard_between_trials_too(tmp_path: Path, data: str) -> None:
+    ended: list[Outcome] = []
+    here, notebook = lab(tmp_path, stop=lambda: bool(ended))
+    notebook.end = ended.append  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="stopped between two trials"):
+        sweep(study(data, trials=4), here, storage(tmp_path))
+    assert [each.state.name for each in optuna_trials(tmp_path)] == ["COMPLETE"]
+    assert len(ended) == 1
+
+
+def test_what_others_enqueue_is_trained_if_it_belongs_to_the_study_and_told_pruned_if_not(
+    tmp_path: Path, data: str
+) -> None:
+    spec = study(data, trials=1, space={"m": [1], "f": [2, 4], "feature_size": [8]})
+    (first,) = sweep(spec, lab(tmp_path)[0], storage(tmp_path)).outcomes
+    kept = optuna.load_study(study_name="tiny", storage=storage(tmp_path))
+    strange: list[dict[str, Any]] = [{"m": 77, "f": 2, "feature_size": 8}, {"x": 1}, {"m": "one"}]
+    for params in [*strange, {"m": 1, "f": first.settings["f"], "feature_size": 8}, {"m": 1}]:
+        kept.enqueue_trial(params)
+    here, notebook = lab(tmp_path)
+    result = sweep(spec.model_copy(update={"trials": 2}), here, storage(tmp_path))
+    states = [each.state.name for each in optuna_trials(tmp_path)]
+    assert states[:5] == ["COMPLETE", *["PRUNED"] * 3, "COMPLETE"], states
+    assert [each.user_attrs["reason"] for each in optuna_trials(tmp_path)[1:4]] == [
+        "m = 77 is not in the study's space",
+        "x is not searched by the study",
+        "m = 'one' is not in the study's space",
+    ]
+    assert sum("is passed over" in note for note in notebook.notes) == 3
+    assert len(result.outcomes) == 2
+    assert result.counts["known before"] >= 1
+
+
+def test_a_budget_ends_a_study_and_a_larger_one_goes_on(tmp_path: Path, data: str) -> None:
+    spec = study(data, trials=4)
+    used = sweep(spec.model_copy(update={"device_hours": 1e-9}), lab(tmp_path)[0], storage(tmp_path))
+    assert (len(used.outcomes), used.ended) == (1, "its 1e-09 device-hours are used")
+    here, notebook = lab(tmp_path)
+    result = sweep(spec.model_copy(update={"trials": 2}), here, storage(tmp_path))
+    assert (len(notebook.begun), result.ended) == (1, "all 2 networks are trained")
+
+
 def test_standing_names_what_is_stored(tmp_path: Path, data: str) -> None:
     sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
     (found,) = standing(storage(tmp_path))
     assert found.finished
     assert found.counts == {"complete": 1, "known before": 0}
+    assert (found.done, found.wanted) == (1, 1)
     with pytest.raises(ConfigError, match="stored there: tiny"):
         standing(storage(tmp_path), "other")
 

@@ -21,6 +21,7 @@ from sesr_lab.registry.weights import EXPANDED
 from sesr_lab.scores.evaluate import Validator
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.sweep.driver import sweep
+from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Interrupted, Task
@@ -124,14 +125,14 @@ def test_a_trial_killed_before_its_outcome_is_stored_is_not_trained_again(
 ) -> None:
     here, notebook = lab(tmp_path)
     spec = study(data, trials=1)
-    write = optuna.trial.Trial.set_user_attr
+    note = Ledger.note
 
-    def killed(asked: optuna.trial.Trial, key: str, value: object) -> None:
-        if key == "outcome":
+    def killed(book: Ledger, number: int, name: str, value: object) -> None:
+        if name == "outcome":
             raise Killed
-        write(asked, key, value)
+        note(book, number, name, value)
 
-    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", killed)
+    monkeypatch.setattr(Ledger, "note", killed)
     with pytest.raises(Killed):
         sweep(spec, here, storage(tmp_path))
     monkeypatch.undo()
@@ -220,15 +221,18 @@ def test_another_store_than_the_studys_gets_new_runs(tmp_path: Path, data: str) 
     assert moved.tracker.run(outcome.run_id).status == "FINISHED"
 
 
-def test_a_driver_that_slept_past_its_lease_stops_before_it_tells(tmp_path: Path, data: str) -> None:
+def test_a_driver_that_has_lost_its_study_stops_before_it_tells(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, notebook = lab(tmp_path)
+    lost: list[bool] = []
 
-    def sleep_past_the_lease(event: trial.Event) -> None:
+    def lose(event: trial.Event) -> None:
         if isinstance(event, trial.Started):
-            with here.claims._engine.begin() as connection:
-                connection.exec_driver_sql("update sesr_claims set attempt = 9 where key = 'study:tiny'")
+            lost.append(True)
 
-    notebook.event = sleep_past_the_lease  # type: ignore[method-assign]
+    notebook.event = lose  # type: ignore[method-assign]
+    monkeypatch.setattr("sesr_lab.trials.locks._FileLock.current", lambda lock: not lost)
     with pytest.raises((StoreError, ModelError), match="taken"):
         sweep(study(data, trials=1), here, storage(tmp_path))
     assert versions(here.tracker) == []
