@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sesr_lab.data.connection import Progress
+from sesr_lab.data import Progress
 from sesr_lab.data.picture import SUFFIXES
 from sesr_lab.data.refusal import shown
 from sesr_lab.errors import ConfigError, DataError, SesrError

@@ -89,7 +89,8 @@ def runner(collapsing: SESR) -> Callable[[Planes], Planes]:
     convolve = _onednn if has_onednn else _plain
     dtype = torch.float32 if has_onednn else torch.float64
     weights = _in_blocks(collapsing.collapse())
-    head, body, slopes, tail = (tensor.to(dtype) for tensor in weights)
+    head, body, slopes, tail = (tensor.to(dtype) for tensor in weights[:4])
+    offset = weights.offset
 
     @torch.inference_mode()
     def run(planes: Planes) -> Planes:
@@ -97,9 +98,8 @@ def runner(collapsing: SESR) -> Callable[[Planes], Planes]:
         skip = features = convolve(x - 0.5, head, padding=2)
         for weight, slope in zip(body, slopes, strict=True):
             features = F.prelu(convolve(features, weight, padding=1), slope)
-        made: Planes = (
-            F.pixel_shuffle(convolve(features + skip, tail, padding=2) + x, collapsing.scale)[0].float().numpy()
-        )
+        subpixels = convolve(features + skip, tail, padding=2) + (x if offset is None else offset)
+        made: Planes = F.pixel_shuffle(subpixels, collapsing.scale)[0].float().numpy()
         return made
 
     return run
@@ -113,6 +113,7 @@ def _in_blocks(weights: Collapsed) -> Collapsed:
         F.pad(weights.body, (0, 0, 0, 0, 0, more, 0, more)),
         F.pad(weights.slopes, (0, more)),
         F.pad(weights.tail, (0, 0, 0, 0, 0, more)),
+        weights.offset,
     )
 
 
