@@ -52,7 +52,10 @@ def _score(
     model: str, named: Named | None, sets: Sequence[Benchmark], *, device: torch.device, progress: Progress | None
 ) -> ModelScore:
     scored: Scored = BICUBIC if named is None else network_upscaler(from_weights(named.weights), device)
-    scores = tuple(score_set(item.name, item, scored, scale=item.scale, progress=progress) for item in sets)
+    scores = tuple(
+        score_set(item.name, item, scored, scale=item.scale, lr_origin=item.lr_origin, progress=progress)
+        for item in sets
+    )
     if named is None:
         return ModelScore(BICUBIC, None, None, scores)
     shape = named.architecture

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sesr_lab.data.image import round_levels, shave
-from sesr_lab.scores.metrics import psnr
+from sesr_lab.scores.metrics import PERFECT_DB, psnr
 
 _SMALL, _GAP, _MARGIN, _TEXT = 256, 8, 4, 22
 _LABELS = ("bicubic", "network", "original")
@@ -30,8 +30,13 @@ def draw_strip(
         raise ValueError(f"three crops of one size (H, W) are needed, not {[crop.shape for crop in crops]}")
     inner = [shave(crop, scale) for crop in crops]
     before, after = psnr(inner[0], inner[2]), psnr(inner[1], inner[2])
-    notes = (f"{before:.2f} dB", f"{after:.2f} dB ({after - before:+.2f})", f"PSNR, luma, shave {scale}")
+    gain = f" ({after - before:+.2f})" if max(before, after) < PERFECT_DB else ""
+    notes = (_decibels(before), _decibels(after) + gain, f"PSNR, luma, shave {scale}")
     return _compose([_enlarge(round_levels(crop.astype(np.float64))) for crop in crops], notes)
+
+
+def _decibels(psnr_db: float) -> str:
+    return f"{psnr_db:.2f} dB" if psnr_db < PERFECT_DB else "exact"
 
 
 def _compose(crops: list[NDArray[np.uint8]], notes: tuple[str, str, str]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ rounded; `scale` pixels are shaved off each side; PSNR has a peak of 255.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,16 +21,21 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sesr_lab.data import Progress
 from sesr_lab.data.folder import Location, paired_rows
 from sesr_lab.data.image import luma, shave, to_levels, upscale
 from sesr_lab.data.pair import Row, Sample, whole_sample
+from sesr_lab.data.refusal import expanded
+from sesr_lab.errors import DataError
 from sesr_lab.network.model import SESR, run_collapsed
-from sesr_lab.scores.metrics import Score, psnr, ssim
-from sesr_lab.scores.truth import Truth
+from sesr_lab.scores.metrics import PERFECT_DB, Score, Truth, psnr, ssim
 
+LrOrigin = Literal["bicubic", "paired"]
+"""Whether LR is made here, or comes with a set."""
 Levels = NDArray[np.float64]
 Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Luma (h, w) in [0, 1] to luma (scale·h, scale·w), not clipped."""
+_log = logging.getLogger(__name__)
 Scored = Upscaler | Literal["bicubic"]
 """What can be scored: a network, or bicubic upscaling of the RGB picture."""
 
@@ -45,12 +51,16 @@ class PictureScore:
 
 @dataclass(frozen=True)
 class SetScore:
-    """A benchmark set's scores: means over its pictures."""
+    """A benchmark set's scores: means over its pictures without those that are restored exactly."""
 
     set: str
     psnr: float
+    """In dB; inf where all pictures are restored exactly."""
     ssim: float
     pictures: tuple[PictureScore, ...]
+    lr_origin: LrOrigin = "bicubic"
+    left_out: tuple[str, ...] = ()
+    """Names of the pictures that the means leave out."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Benchmark(Sequence[Sample]):
     locations: tuple[Location, ...]
 
     @property
-    def lr_origin(self) -> Literal["bicubic", "paired"]:
+    def lr_origin(self) -> LrOrigin:
         """Whether LR is made here, or comes with the set."""
         return "bicubic" if self.locations[0].lr is None else "paired"
 
@@ -101,6 +111,7 @@ def benchmark(folder: Path, scale: int) -> Benchmark:
         DataError: no such folder, no pictures, or an LR picture is missing; and, when a picture is asked for, that
             it is damaged or too small, or that HR and LR do not match.
     """
+    folder = expanded(folder)
     name = folder.resolve().parent.name if folder.name == "HR" else folder.resolve().name
     return Benchmark(name, scale, tuple(paired_rows(folder, scale=scale)))
 
@@ -130,13 +141,14 @@ def bicubic_levels(sample: Sample, scale: int) -> Levels:
 
 
 def score_sample(sample: Sample, scored: Scored, *, scale: int) -> PictureScore:
-    """PSNR and SSIM of one picture upscaled `scale` times."""
+    """PSNR and SSIM of one picture upscaled `scale` times; inf dB from PERFECT_DB on."""
     if scored == "bicubic":
         levels = bicubic_levels(sample, scale)
     else:
         levels = to_levels(scored((luma(sample.lr) / 255).astype(np.float32)))
     truth, levels = shave(luma(sample.hr), scale), shave(levels, scale)
-    return PictureScore(sample.name, psnr(levels, truth), ssim(levels, truth))
+    decibels = psnr(levels, truth)
+    return PictureScore(sample.name, math.inf if decibels >= PERFECT_DB else decibels, ssim(levels, truth))
 
 
 def score_set(
@@ -145,11 +157,13 @@ def score_set(
     scored: Scored,
     *,
     scale: int,
-    progress: Callable[[int, int, str], None] | None = None,
+    lr_origin: LrOrigin = "bicubic",
+    progress: Progress | None = None,
 ) -> SetScore:
-    """Scores of a set and of each picture in it.
+    """Scores of a set and of each picture in it; what is restored exactly would make any mean infinite.
 
     Args:
+        lr_origin: where the samples' LR is from.
         progress: called after each picture with how many are done, how many there are, and the set's name.
     """
     pictures = []
@@ -157,25 +171,40 @@ def score_set(
         pictures.append(score_sample(sample, scored, scale=scale))
         if progress is not None:
             progress(len(pictures), len(samples), name)
-    means = np.mean([(picture.psnr, picture.ssim) for picture in pictures], axis=0)
-    return SetScore(name, float(means[0]), float(means[1]), tuple(pictures))
+    left_out = tuple(picture.name for picture in pictures if picture.psnr == math.inf)
+    if left_out:
+        _log.warning("%s: left out of the mean, since restored exactly: %s", name, ", ".join(left_out))
+    counted = [picture for picture in pictures if picture.psnr != math.inf] or pictures
+    means = np.mean([(picture.psnr, picture.ssim) for picture in counted], axis=0)
+    return SetScore(name, float(means[0]), float(means[1]), tuple(pictures), lr_origin, left_out)
 
 
 class Validator:
-    """Scores networks on one validation set; called with a network, gives its `Score`."""
+    """Scores networks on one validation set; called with a network, gives its `Score`.
+
+    Pictures that bicubic alone restores exactly (flat ones) are left out, with a warning: no network can gain there,
+    and their infinite PSNR would decide everything.
+    """
 
     def __init__(self, valid: Sequence[Sample], scale: int, device: torch.device) -> None:
-        self.valid, self.scale, self.device = valid, scale, device
+        """Raises DataError where no picture is left to score on."""
+        self.scale, self.device = scale, device
         # Apple's GPUs have no float64, which SSIM needs: scores are then computed on the CPU.
         measuring = device if device.type == "cuda" else torch.device("cpu")
-        self._inputs = [_input(sample, device) for sample in valid]
-        self._truths = [Truth(luma(sample.hr), scale, measuring) for sample in valid]
-        self.bicubic = self._mean([torch.from_numpy(bicubic_levels(s, scale)).to(measuring) for s in valid])
+        truths = [Truth(luma(sample.hr), measuring, border=scale) for sample in valid]
+        bicubic = [torch.from_numpy(bicubic_levels(sample, scale)).to(measuring) for sample in valid]
+        scores = torch.stack([truth.score(levels) for truth, levels in zip(truths, bicubic, strict=True)])
+        kept = (scores[:, 0] < PERFECT_DB).nonzero()[:, 0].tolist()
+        self._say_left_out([sample.name for index, sample in enumerate(valid) if index not in kept], len(kept))
+        self.valid, self._truths = [valid[index] for index in kept], [truths[index] for index in kept]
+        self._inputs = [_input(sample, device) for sample in self.valid]
+        self.bicubic = _mean(scores[kept])
         """What bicubic upscaling scores on the same pictures."""
 
     def __call__(self, network: SESR) -> Score:
-        """Mean PSNR and SSIM of the network's 8-bit luma; NaN from a network that gives NaN."""
-        return self._mean([self._levels(network, index) for index in range(len(self.valid))])
+        """Mean PSNR and SSIM of the network's 8-bit luma; NaN from a network that gives NaN, and never infinite."""
+        levels = (self._levels(network, index) for index in range(len(self.valid)))
+        return _mean(torch.stack([truth.score(found) for truth, found in zip(self._truths, levels, strict=True)]))
 
     def strip(self, network: SESR, index: int = 0) -> tuple[Levels, Levels, Levels]:
         """One validation picture by bicubic, by the network, and as it should be: luma in [0, 255], (H, W)."""
@@ -188,10 +217,20 @@ class Validator:
         output = collapsed_forward(network, self._inputs[index])[0, 0].to(self._truths[index].device)
         return torch.floor(output.double().clamp(0, 1) * 255 + 0.5)
 
-    def _mean(self, pictures: Sequence[Tensor]) -> Score:
-        scores = [truth.score(levels) for truth, levels in zip(self._truths, pictures, strict=True)]
-        psnr, ssim = torch.stack(scores).mean(0).tolist()  # the only wait for the device
-        return Score(psnr=psnr, ssim=ssim)
+    @staticmethod
+    def _say_left_out(names: Sequence[str], left: int) -> None:
+        listed = ", ".join(names)
+        if not left:
+            found = "bicubic alone restores these validation pictures exactly, so that nothing can be gained on them"
+            raise DataError(f"{listed}: {found}; score on pictures with detail")
+        if names:
+            _log.warning("left out of the validation score, since bicubic alone restores them exactly: %s", listed)
+
+
+def _mean(scores: Tensor) -> Score:
+    """The mean of (N, 2) scores; a picture that is restored exactly counts as PERFECT_DB, NaN as NaN."""
+    psnr, ssim = torch.stack([scores[:, 0].clamp(max=PERFECT_DB), scores[:, 1]]).mean(1).tolist()
+    return Score(psnr=psnr, ssim=ssim)  # the only wait for the device
 
 
 def _input(sample: Sample, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -201,7 +202,8 @@ def _watched(
     resume: dict[str, Tensor] | None,
 ) -> Iterator[Event]:
     """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
-    best = None if resume is None else _kept_in(resume, "best")
+    kept = None if resume is None else _kept_in(resume, "best")
+    best = _better(kept, None) if kept is not None else None
     last = None if resume is None else _kept_in(resume, "last")
     due = 1 / STRIPS
     scorer = _network(config, device)
@@ -213,11 +215,18 @@ def _watched(
         if not isinstance(event, Evaluation):
             continue
         last = event
-        best = event if best is None or event.score.psnr > best.score.psnr else best
+        best = _better(event, best)
         if event.fraction >= due:
             due = min(event.fraction + 1 / STRIPS, 1.0)
             scorer.load_state_dict(event.weights)
             yield Strip(event.step, *validator.strip(scorer))
+
+
+def _better(new: Evaluation, best: Evaluation | None) -> Evaluation | None:
+    """The one with the higher PSNR; a PSNR that is not finite never counts."""
+    if not math.isfinite(new.score.psnr):
+        return best
+    return new if best is None or new.score.psnr > best.score.psnr else best
 
 
 def _with_scores(checkpoint: Checkpoint, best: Evaluation | None, last: Evaluation | None) -> Checkpoint:

@@ -198,12 +198,92 @@ def test_grey_lr_for_colour_hr_is_refused(tmp_path: Path) -> None:
     assert "one of HR and LR is grey" in refusal(tmp_path)
 
 
+def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "Set1" / "a.png", sample().hr)
+    assert benchmark(Path("~/Set1"), 2).name == "Set1"
+
+
+# pictures that are restored exactly
+
+
+def flat(name: str = "blank", level: int = 255, shape: tuple[int, ...] = (96, 130, 3)) -> Sample:
+    hr = np.full(shape, level, np.uint8)
+    return Sample(name, hr, downscale(hr, 2))
+
+
+def ramp() -> Sample:
+    """Rises by two levels a pixel: not flat, and bicubic restores it but for its ends, which are left out."""
+    hr = np.zeros((60, 60), np.uint8) + (2 * np.arange(60, dtype=np.uint8))
+    return Sample("ramp", hr, hr[::2, ::2] + np.uint8(1))
+
+
+@pytest.mark.parametrize("level", [0, 7, 128, 255])
+@pytest.mark.parametrize("shape", [(96, 130, 3), (96, 130)])
+def test_a_flat_picture_is_left_out_of_a_sets_mean_and_named(
+    level: int, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = score_set("Two", [flat("blank", level, shape), sample("cat")], "bicubic", scale=2)
+    cat = found.pictures[1]
+    assert (found.psnr, found.ssim) == (cat.psnr, cat.ssim)
+    assert found.left_out == ("blank",)
+    assert found.pictures[0].psnr == math.inf  # and not 300 dB, which is what rounding leaves of a colour's luma
+    assert "Two: left out of the mean, since restored exactly: blank" in caplog.text
+
+
+def test_a_set_of_flat_pictures_has_no_mean_and_is_valid_json() -> None:
+    found = score_set("One", [flat()], "bicubic", scale=2)
+    document = ModelScore("bicubic", None, None, (found,)).document()
+    assert json.loads(json.dumps(document, allow_nan=False))["sets"][0]["psnr"] is None
+    assert found.left_out == ("blank",)
+
+
+def test_a_picture_that_a_network_turns_into_nan_is_not_left_out() -> None:
+    def broken(lr: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full((2 * lr.shape[0], 2 * lr.shape[1]), np.nan, np.float32)
+
+    found = score_set("One", [sample()], broken, scale=2)
+    assert math.isnan(found.psnr)
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize("odd", [flat(), flat(level=0), flat(shape=(96, 130)), ramp()])
+def test_a_validation_picture_that_bicubic_restores_is_left_out_and_named(
+    odd: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    coins = grey_sample()
+    validate, alone = Validator([odd, coins], 2, CPU), Validator([coins], 2, CPU)
+    model = network()
+    assert validate(model) == alone(model)
+    assert validate.bicubic == alone.bicubic
+    assert [kept.name for kept in validate.valid] == ["coins"]
+    assert f"bicubic alone restores them exactly: {odd.name}" in caplog.text
+    np.testing.assert_array_equal(validate.strip(model)[2], luma(coins.hr))
+
+
+def test_a_validation_set_of_flat_pictures_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"^white, black: bicubic alone restores .*; score on pictures with detail$"):
+        Validator([flat("white"), flat("black", 0)], 2, CPU)
+
+
+def test_a_network_that_restores_a_picture_exactly_scores_100_db_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    coins = grey_sample()
+    validate = Validator([coins, sample()], 2, CPU)
+    exact = torch.from_numpy(luma(coins.hr))
+    others = validate._levels(network(), 1)
+    monkeypatch.setattr(validate, "_levels", lambda _, index: exact if index == 0 else others)
+    found = validate(network())
+    assert found.psnr == pytest.approx((100 + Validator([sample()], 2, CPU)(network()).psnr) / 2)
+
+
 # the document
 
 
 def test_a_models_scores_become_one_json_document() -> None:
     pictures = (PictureScore("a.png", 30.5, 0.9), PictureScore("b.png", math.inf, 1.0))
-    found = ModelScore("sesr-m5", 13520, 3_115_008_000, (SetScore("Set1", math.inf, 0.95, pictures),)).document()
+    found = ModelScore(
+        "sesr-m5", 13520, 3_115_008_000, (SetScore("Set1", 30.5, 0.9, pictures, "paired", ("b.png",)),)
+    ).document()
     assert json.loads(json.dumps(found, allow_nan=False)) == {
         "model": "sesr-m5",
         "params": 13520,
@@ -211,12 +291,14 @@ def test_a_models_scores_become_one_json_document() -> None:
         "sets": [
             {
                 "set": "Set1",
-                "psnr": None,
-                "ssim": 0.95,
+                "psnr": 30.5,
+                "ssim": 0.9,
                 "pictures": [
                     {"name": "a.png", "psnr": 30.5, "ssim": 0.9},
                     {"name": "b.png", "psnr": None, "ssim": 1.0},
                 ],
+                "lr_origin": "paired",
+                "left_out": ["b.png"],
             }
         ],
     }
