@@ -6,17 +6,20 @@ import copy
 import ctypes
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from trainable import network, smooth_pool
 
 from sesr_lab.training import library
 from sesr_lab.training.engine import SimpleEngine
-from sesr_lab.training.kernel import KernelEngine
+from sesr_lab.training.kernel import KernelEngine, products_here
 from sesr_lab.training.recipe import recipe
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -24,7 +27,8 @@ FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo
 needs_compiler = pytest.mark.skipif(library.compiler() is None, reason="no C compiler")
 pytestmark = [needs_compiler, pytest.mark.usefixtures("one_thread")]
 
-SHAPES = [  # m, f, feature size, scale, batch, patch, recipe
+Shape = tuple[int, int, int, int, int, int, str]
+SHAPES: list[Shape] = [  # m, f, feature size, scale, batch, patch, recipe
     (2, 16, 24, 2, 3, 18, "fast"),
     (0, 7, 5, 4, 1, 17, "fast"),
     (30, 4, 3, 2, 1, 16, "fast"),
@@ -65,28 +69,62 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ctypes.CDLL
     return build
 
 
-def check(shape: tuple[int, int, int, int, int, int, str], compiled: ctypes.CDLL) -> None:
+STEPS = 4
+RATES = [1e-4, 1e-4, 2e-4, 1e-4]
+
+
+class Case:
+    """One shape's network, pictures and plan, with what plain PyTorch makes of them."""
+
+    def __init__(self, shape: Shape) -> None:
+        m, f, feature_size, scale, batch, patch, name = shape
+        self.pool, self.net = smooth_pool(scale), network(m, f, feature_size, scale)
+        self.settings = recipe(name, scale, batch_size=batch, patch=patch)  # type: ignore[arg-type]
+        self.plan = self.pool.plan(0, 0, STEPS, batch_size=batch, patch=patch)
+        simple = SimpleEngine(copy.deepcopy(self.net), self.pool, self.settings)
+        self.losses, self.state = simple.run(self.plan, RATES), simple.state()
+
+    def engine(self, compiled: ctypes.CDLL | None = None) -> KernelEngine:
+        return KernelEngine(copy.deepcopy(self.net), self.pool, self.settings, compiled=compiled)
+
+    def check(self, losses: Tensor, state: dict[str, Tensor]) -> None:
+        torch.testing.assert_close(losses, self.losses, rtol=1e-5, atol=1e-7)
+        for key, value in self.state.items():
+            # Winograd's products lose about one decimal of float32's seven; Adam's first steps divide small by small.
+            rtol = 1e-4 if "exp_avg" in key else 1e-2
+            error = float((state[key] - value).norm()) / (float(value.norm()) or 1.0)
+            assert error < rtol, f"{key}: {error}"
+
+
+def check(shape: Shape, compiled: ctypes.CDLL) -> None:
     """Four steps have the losses and leave the weights and moments that plain PyTorch's have and leave."""
-    m, f, feature_size, scale, batch, patch, name = shape
-    pool, net = smooth_pool(scale), network(m, f, feature_size, scale)
-    settings = recipe(name, scale, batch_size=batch, patch=patch)  # type: ignore[arg-type]
-    fast = KernelEngine(copy.deepcopy(net), pool, settings, compiled=compiled)
-    fast.job.threads = 2
-    simple = SimpleEngine(net, pool, settings)
-    plan, rates = pool.plan(0, 0, 4, batch_size=batch, patch=patch), [1e-4, 1e-4, 2e-4, 1e-4]
-    torch.testing.assert_close(fast.run(plan, rates), simple.run(plan, rates), rtol=1e-5, atol=1e-7)
-    found, expected = fast.state(), simple.state()
-    for key, value in expected.items():
-        # Winograd's products lose about one decimal of float32's seven; Adam's first steps divide small by small.
-        rtol = 1e-4 if "exp_avg" in key else 1e-2
-        error = float((found[key] - value).norm()) / (float(value.norm()) or 1.0)
-        assert error < rtol, f"{key}: {error}"
+    case = Case(shape)
+    engine = case.engine(compiled)
+    engine.job.threads = 2
+    case.check(engine.run(case.plan, RATES), engine.state())
+
+
+def check_program(shape: Shape, program: Path, *, runner: tuple[str, ...] = ()) -> None:
+    """The same of driver.c compiled to `program`, run by `runner`."""
+    case = Case(shape)
+    engine = case.engine()
+    flat = [engine.weights, engine.average, *engine.moments.values()]
+    tensors = [case.pool.rows, engine.corners, engine.order, case.plan, torch.tensor(RATES, dtype=torch.float64), *flat]
+    sizes = torch.tensor([STEPS, len(case.pool.rows), len(engine.weights), 2])
+    parts = [sizes.numpy().tobytes(), bytes(engine.job), *(tensor.numpy().tobytes() for tensor in tensors)]
+    given, left = program.with_suffix(".in"), program.with_suffix(".out")
+    given.write_bytes(b"".join(parts))
+    done = subprocess.run([*runner, program, given, left], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    losses, *arrays = torch.from_numpy(np.fromfile(left, np.float32)).split([STEPS, *(len(each) for each in flat)])
+    for tensor, array in zip(flat, arrays, strict=True):
+        tensor.copy_(array)
+    engine.steps = STEPS
+    case.check(losses, engine.state())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_steps_are_those_of_plain_pytorch(
-    shape: tuple[int, int, int, int, int, int, str], built: Callable[..., ctypes.CDLL]
-) -> None:
+def test_steps_are_those_of_plain_pytorch(shape: Shape, built: Callable[..., ctypes.CDLL]) -> None:
     check(shape, built(*library.native()))
 
 
@@ -95,6 +133,86 @@ def test_steps_are_those_of_plain_pytorch(
 @pytest.mark.parametrize("by", ["gcc", "clang"])
 @pytest.mark.parametrize("name", ["sse2", "avx2", "avx512"])
 def test_every_kind_of_processor_takes_the_same_steps(
-    name: str, by: str, shape: tuple[int, int, int, int, int, int, str], built: Callable[..., ctypes.CDLL]
+    name: str, by: str, shape: Shape, built: Callable[..., ctypes.CDLL]
 ) -> None:
     check(shape, built(*variant(name), by=by))
+
+
+def program(folder: Path, compiler: str, *flags: str) -> Path:
+    """driver.c compiled in `folder`; skips where the compiler is missing."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    made = folder / "driver"
+    source = Path(__file__).with_name("driver.c")
+    plain = [flag for flag in library.FLAGS if flag not in ("-fPIC", "-shared")]
+    library.run_compiler([compiler, *plain, *flags, f"-I{library.FOLDER}", str(source)], made)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("kinds", ["address,undefined", "thread"])
+def test_sanitisers_find_nothing(tmp_path: Path, compiler: str, kinds: str) -> None:
+    flags = ("-O1", "-g", f"-fsanitize={kinds}", "-fno-sanitize-recover=all", *library.native())
+    try:
+        made = program(tmp_path, compiler, *flags)
+    except library.BuildError as error:
+        pytest.skip(str(error))
+    for shape in SHAPES:
+        check_program(shape, made)
+
+
+@pytest.mark.slow
+def test_an_arm_processor_takes_the_same_steps(tmp_path: Path) -> None:
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 is not installed")
+    made = program(tmp_path, "aarch64-linux-gnu-gcc", "-static")
+    for shape in SHAPES[:5]:
+        check_program(shape, made, runner=("qemu-aarch64",))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X86, reason="the intrinsics' types are x86-64's")
+@pytest.mark.parametrize(("f", "scale"), [(7, 2), (16, 2), (20, 4), (32, 2)])
+def test_bfloat16_products_have_the_gradients_of_autograd(
+    f: int, scale: int, built: Callable[..., ctypes.CDLL]
+) -> None:
+    """On processors without them: the intrinsics are taken from avx512.h, in plain C."""
+    intrinsics = str(Path(__file__).with_name("avx512.h"))
+    flags = ("-O1", "-march=x86-64-v3", "-DLANES=16", "-include", intrinsics)
+    compiled = built(*flags, "-DBFLOAT16", f"-DF={f}", f"-DSCALE={scale}")
+    for patch in (16, 18):
+        check_bfloat16((2, f, 24, scale, 3, patch, "fast"), compiled)
+
+
+@pytest.mark.skipif(products_here() != "bfloat16", reason="this processor multiplies no bfloat16")
+@pytest.mark.parametrize("f", [7, 16, 32])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_this_processors_bfloat16_products_have_the_gradients_of_autograd(
+    f: int, scale: int, built: Callable[..., ctypes.CDLL]
+) -> None:
+    compiled = built(*library.native(), "-DBFLOAT16", f"-DF={f}", f"-DSCALE={scale}")
+    check_bfloat16((2, f, 24, scale, 3, 18, "fast"), compiled)
+
+
+def check_bfloat16(shape: Shape, compiled: ctypes.CDLL) -> None:
+    """Adam's first moments after one step at a rate of 0 are the gradients, up to one factor."""
+    case = Case(shape)
+    fast, simple = case.engine(compiled), SimpleEngine(copy.deepcopy(case.net), case.pool, case.settings)
+    # bfloat16 has 8 bits: single activations err by 0.4 %, sums over thousands of pixels by far less.
+    torch.testing.assert_close(fast.run(case.plan[:1], [0.0]), simple.run(case.plan[:1], [0.0]), rtol=2e-3, atol=0)
+    found = fast.state()
+    for name, expected in simple.state().items():
+        if name.endswith(".exp_avg"):
+            assert torch.cosine_similarity(found[name].flatten(), expected.flatten(), 0) > 0.999, name
+            assert float(found[name].norm()) == pytest.approx(float(expected.norm()), rel=0.02), name
+
+
+@pytest.mark.parametrize("where", ["head.project", "body.expand", "slopes", "tail.expand"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_none(where: str, value: float, built: Callable[..., ctypes.CDLL]) -> None:
+    case = Case(SHAPES[0])
+    with torch.no_grad():
+        dict(case.net.named_parameters())[where].flatten()[5] = value
+    losses = case.engine(built(*library.native())).run(case.plan, RATES)
+    assert not torch.isfinite(losses).any()
