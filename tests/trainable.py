@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,10 +23,10 @@ def smooth_pool(scale: int, *, device: str = "cpu") -> PatchPool:
     return PatchPool(pairs, scale=scale, device=torch.device(device))
 
 
-def network(m: int = 2, f: int = 16, p: int = 24, scale: int = 2, *, block: str = "collapsed") -> SESR:
+def network(m: int = 2, f: int = 16, p: int = 24, scale: int = 2, **kind: Any) -> SESR:
     """A network whose slopes are not zero, so that both sides of every PReLU are tried."""
     torch.manual_seed(1)
-    made = SESR(m=m, f=f, feature_size=p, scale=scale, block=block)  # type: ignore[arg-type]
+    made = SESR(m=m, f=f, feature_size=p, scale=scale, **kind)
     with torch.no_grad():
         made.slopes.uniform_(-0.1, 0.3)
     return made

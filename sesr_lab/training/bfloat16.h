@@ -23,7 +23,7 @@
 typedef uint16_t bf16;
 
 struct Room {
-    float *luma, *target, *output;                 /* (patch², 1), (patch², SUBPIXELS) twice */
+    float *base, *target, *output;                 /* (patch², 1): what the tail's result is added to; (patch², SUBPIXELS) */
     bf16 *input;                                   /* (pixels, 2): high and low part of luma - 0.5 */
     bf16 **features, **before;                     /* m + 1 outputs of blocks; m inputs of PReLUs */
     bf16 *sum, *sum_grad, *output_grad, *grad[2];  /* of the long skip; of the output; of a block's output */
@@ -277,7 +277,7 @@ static void tail_gradient(const Team *team, const Room *room)
 
 /* ---- one patch ---- */
 
-/* The patch at `where` (row, width, symmetry): luma, target, and the network's input. */
+/* The patch at `where` (row, width, symmetry): the network's input, what its result is added to, target. */
 static void cut(const Job *job, const int64_t *where, const Room *room)
 {
     const int64_t *order = job->order + where[2] * SUBPIXELS;
@@ -291,7 +291,7 @@ static void cut(const Job *job, const int64_t *where, const Room *room)
             bf16 *input = room->input + 2 * pixel(job, y, x);
             input[0] = round_bf16(luma - 0.5f);
             input[1] = round_bf16(luma - 0.5f - widen(input[0]));
-            room->luma[place] = luma;
+            room->base[place] = job->input_residual ? luma : (float)job->offset;
             for (int c = 0; c < SUBPIXELS; c++) room->target[place * SUBPIXELS + c] = (float)from[1 + order[c]] * level;
         }
 }
@@ -307,11 +307,8 @@ static double compare(const Job *job, const Room *room)
         for (long x = 0; x < job->patch; x += 16 / SUBPIXELS) {
             long place = y * job->patch + x, left = (job->patch - x) * SUBPIXELS;
             __mmask16 inside = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
-            __m512 value = _mm512_loadu_ps(room->output + place * SUBPIXELS);
-            if (job->input_residual) {
-                __m512 luma = _mm512_castps128_ps512(_mm_loadu_ps(room->luma + place));
-                value = _mm512_add_ps(value, _mm512_permutexvar_ps(spread, luma));
-            }
+            __m512 base = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_loadu_ps(room->base + place)));
+            __m512 value = _mm512_add_ps(_mm512_loadu_ps(room->output + place * SUBPIXELS), base);
             if (job->clip_output) {
                 inside &= _mm512_cmp_ps_mask(value, zero, _CMP_GE_OQ) & _mm512_cmp_ps_mask(value, one, _CMP_LE_OQ);
                 value = _mm512_min_ps(one, _mm512_max_ps(zero, value)); /* of a NaN and a number, the second: NaN stays */
@@ -419,7 +416,7 @@ static void set_room(const Job *job, Room *room, Arena *arena)
 {
     size_t pixels = (size_t)pixels_of(job), wide = pixels * WIDE * 2, area = (size_t)(job->patch * job->patch);
     size_t features = (size_t)job->blocks + 1;
-    room->luma = take(arena, area * 4);
+    room->base = take(arena, area * 4);
     room->target = take(arena, area * SUBPIXELS * 4);
     room->output = take(arena, area * SUBPIXELS * 4);
     room->input = take(arena, pixels * 4);

@@ -40,7 +40,7 @@ typedef struct {
 /* Planes are given by their first pixel, rows of points by their first place. */
 struct Room {
     Shape shape;
-    float *luma, *input;           /* a plane; a plane of luma - 0.5 */
+    float *input, *base;           /* a plane of luma - 0.5; what the tail's result is added to: luma or the offset */
     float *target, *output;        /* (scale²) planes; the output becomes its own gradient */
     float *before;                 /* (m + 1, F) planes: the head's output, then what each PReLU gets */
     float *sum, *sum_grad;         /* (F) planes: what the tail gets, and its gradient */
@@ -323,7 +323,7 @@ static void unpack(const Layer *layer, const float *total, long output, long inp
 
 static long slope_row(const Job *job) { return job->features; }
 
-/* The patch at `where` (row, width, symmetry): luma, target, and the network's input. */
+/* The patch at `where` (row, width, symmetry): the network's input, what its result is added to, target. */
 static void cut(const Job *job, const int64_t *where, const Room *room)
 {
     const Shape *s = &room->shape;
@@ -335,8 +335,9 @@ static void cut(const Job *job, const int64_t *where, const Room *room)
         for (long x = 0; x < job->patch; x++) {
             const int16_t *from = job->rows + (walk.start + y * walk.down + x * walk.right) * (1 + subpixels);
             long at = y * s->row + x;
-            room->luma[at] = (float)from[0] * level;
-            room->input[at] = room->luma[at] - 0.5f;
+            float luma = (float)from[0] * level;
+            room->input[at] = luma - 0.5f;
+            room->base[at] = job->input_residual ? luma : (float)job->offset;
             for (long c = 0; c < subpixels; c++) room->target[c * s->plane + at] = (float)from[1 + order[c]] * level;
         }
 }
@@ -360,9 +361,8 @@ static void forward(const Team *team, const Room *room)
             if (slopes) value = prelu(value, slopes[c]);
             store(room->sum + c * s->plane + at, value + load(room->before + c * s->plane + at));
         }
-    Residual luma = {job->input_residual ? room->luma : NULL, NULL, 0};
     convolve(room, room->sum, NULL, features, team->layers[job->blocks + 1].forward, room->output,
-             job->scale * job->scale, luma, 5);
+             job->scale * job->scale, (Residual){room->base, NULL, 0}, 5);
 }
 
 /* The patch's absolute error; its gradient, the error's sign, takes the output's place. */
@@ -466,8 +466,8 @@ static void set_room(const Job *job, Room *room, Arena *arena)
 {
     Shape s = room->shape = shape_of(job->patch, job->patch);
     long features = job->features, outputs = job->scale * job->scale;
-    room->luma = take_planes(arena, &s, 1);
     room->input = take_planes(arena, &s, 1);
+    room->base = take_planes(arena, &s, 1);
     room->target = take_planes(arena, &s, outputs);
     room->output = take_planes(arena, &s, outputs);
     room->before = take_planes(arena, &s, (job->blocks + 1) * features);

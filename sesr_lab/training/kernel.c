@@ -109,7 +109,8 @@ INLINE long multiple(long count, long of) { return (count + of - 1) / of * of; }
 
 typedef struct {
     int64_t blocks, features, feature_size, scale, patch, batch, threads; /* blocks: the paper's m */
-    int64_t amsgrad, clip_output, input_residual, fixed_slopes;
+    int64_t amsgrad, clip_output, input_residual, relu; /* relu: there are no slopes */
+    double offset; /* what the tail's result is added to if it is not the input */
     double beta1, beta2, eps, clip_norm, ema_decay; /* clip_norm and ema_decay: 0 means none */
     double pace[4];                                 /* what the rate is multiplied with: head, body, tail, slopes */
     const int16_t *rows;                            /* PatchPool.rows */
@@ -230,7 +231,7 @@ static void collapse(const Team *team, long thread)
     for (long l = 0; l < team->layer_count; l++)
         for (long first = 0; first < team->layers[l].outputs; first += SUMS)
             if (unit++ % job->threads == thread) collapse_outputs(job, &team->layers[l], first);
-    for (long i = thread; i < job->blocks * job->features; i += job->threads)
+    for (long i = thread; i < team->parameters - team->slopes; i += job->threads)
         team->slope[i / job->features * slope_row(job) + i % job->features] = job->weights[team->slopes + i];
 }
 
@@ -277,10 +278,8 @@ static void gather_gradients(const Team *team, long thread)
             }
         }
     }
-    for (long i = thread; i < job->blocks * job->features; i += job->threads) {
-        float sum = from[team->slope_grad + i / job->features * slope_row(job) + i % job->features];
-        team->grad[team->slopes + i] = job->fixed_slopes ? 0 : sum * mean;
-    }
+    for (long i = thread; i < team->parameters - team->slopes; i += job->threads)
+        team->grad[team->slopes + i] = mean * from[team->slope_grad + i / job->features * slope_row(job) + i % job->features];
 }
 
 /* Row p of W₁'s gradient and column p of W₂'s; returns the sum of their squares. */
@@ -325,7 +324,7 @@ static void backward_collapse(const Team *team, long thread)
     for (long l = 0; l < team->layer_count; l++)
         for (long p = width * thread / job->threads; p < width * (thread + 1) / job->threads; p++)
             team->squares[l * width + p] = backward_row(team, &team->layers[l], p);
-    for (long i = thread; i < job->blocks; i += job->threads) {
+    for (long i = thread; i < job->blocks && !job->relu; i += job->threads) {
         const float *grad = team->grad + team->slopes + i * job->features;
         team->squares[slopes + i] = 0;
         for (long c = 0; c < job->features; c++) team->squares[slopes + i] += (double)grad[c] * grad[c];
@@ -485,7 +484,7 @@ static void set_layers(Team *team, Arena *arena)
     team->slope_grad = grad;
     team->gradients = grad + job->blocks * slope_row(job);
     team->slopes = tail + (25 * features + job->scale * job->scale) * width;
-    team->parameters = team->slopes + job->blocks * features;
+    team->parameters = team->slopes + (job->relu ? 0 : job->blocks * features);
 }
 
 static void set_team(Team *team, Arena *arena)

@@ -21,7 +21,7 @@ LARGEST_F = 64
 GROUPS = 16
 """As in kernel.c: more threads than groups of patches find no work."""
 PARAMETERS = ("head.expand", "head.project", "body.expand", "body.project", "tail.expand", "tail.project", "slopes")
-"""The order in which kernel.c lays out a network's parameters."""
+"""What training moves, in the order of kernel.c; without blocks or PReLUs, those of them that hold numbers."""
 
 
 class Job(ctypes.Structure):
@@ -29,8 +29,8 @@ class Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("blocks", "features", "feature_size", "scale", "patch", "batch")),
-        *((name, ctypes.c_int64) for name in ("threads", "amsgrad", "clip_output", "input_residual", "fixed_slopes")),
-        *((name, ctypes.c_double) for name in ("beta1", "beta2", "eps", "clip_norm", "ema_decay")),
+        *((name, ctypes.c_int64) for name in ("threads", "amsgrad", "clip_output", "input_residual", "relu")),
+        *((name, ctypes.c_double) for name in ("offset", "beta1", "beta2", "eps", "clip_norm", "ema_decay")),
         ("pace", ctypes.c_double * 4),
         ("rows", ctypes.c_void_p),
         ("level", ctypes.c_double),
@@ -43,8 +43,6 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
     """What keeps the kernel from training this network here, or None if nothing does."""
     if next(network.parameters()).device.type != "cpu" or pool.rows.device.type != "cpu":
         return "it runs on the CPU only"
-    if network.activation != "prelu" or not network.input_residual:
-        return "it trains the paper's networks only, with PReLU and the input's residual"
     if recipe.patch < SMALLEST_PATCH:
         return f"its patches are at least {SMALLEST_PATCH} pixels wide"
     try:
@@ -78,7 +76,8 @@ class KernelEngine:
         self.network, self.pool, self.recipe = network, pool, recipe
         self.steps = 0
         named = dict(network.named_parameters())
-        self.weights = torch.cat([named[name].detach().flatten() for name in PARAMETERS])
+        self.trained = [name for name in PARAMETERS if named[name].requires_grad and named[name].numel()]
+        self.weights = torch.cat([named[name].detach().flatten() for name in self.trained])
         self.average = self.weights.clone()
         self.moments = {key: torch.zeros_like(self.weights) for key in _moment_names(recipe)}
         self.library = compiled or library.load(*_defines(network, recipe))
@@ -114,25 +113,26 @@ class KernelEngine:
     def averaged(self) -> dict[str, Tensor]:
         """As `Engine.averaged`."""
         source = self.average if self.recipe.ema_decay else self.weights
-        return {name: value.clone() for name, value in self._split(source).items()}
+        return {name: value.clone() for name, value in (self._split(source) | self._fixed()).items()}
 
     def state(self) -> dict[str, Tensor]:
         """As `Engine.state`; the same names as SimpleEngine's."""
-        state = {f"weights.{name}": value for name, value in self._split(self.weights).items()}
-        state |= {f"average.{name}": value for name, value in self._split(self.average).items()}
+        fixed = self._fixed()
+        state = {f"weights.{name}": value for name, value in (self._split(self.weights) | fixed).items()}
+        state |= {f"average.{name}": value for name, value in (self._split(self.average) | fixed).items()}
         for key, moment in self.moments.items():
             state |= {f"adam.{name}.{key}": value for name, value in self._split(moment).items()}
-        state |= {f"adam.{name}.step": torch.tensor(float(self.steps)) for name in PARAMETERS}
+        state |= {f"adam.{name}.step": torch.tensor(float(self.steps)) for name in self.trained}
         return {name: value.clone() for name, value in state.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """As `Engine.load`."""
-        for name in PARAMETERS:
+        for name in self.trained:
             self._split(self.weights)[name].copy_(state[f"weights.{name}"])
             self._split(self.average)[name].copy_(state[f"average.{name}"])
             for key, moment in self.moments.items():
                 self._split(moment)[name].copy_(state[f"adam.{name}.{key}"])
-        self.steps = int(state[f"adam.{PARAMETERS[0]}.step"].item())
+        self.steps = int(state[f"adam.{self.trained[0]}.step"].item())
         self._publish()
 
     def _job(self) -> Job:
@@ -149,8 +149,9 @@ class KernelEngine:
             threads=min(torch.get_num_threads(), cores.allowed(), recipe.batch_size, GROUPS),
             amsgrad=recipe.amsgrad,
             clip_output=recipe.clip_output,
-            input_residual=True,
-            fixed_slopes=False,
+            input_residual=network.offset is None,
+            relu=network.activation == "relu",
+            offset=0.0 if network.offset is None else float(network.offset),
             beta1=recipe.adam_beta1,
             beta2=recipe.adam_beta2,
             eps=recipe.adam_eps,
@@ -171,8 +172,13 @@ class KernelEngine:
     def _split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat tensor by parameter name, in the parameters' shapes."""
         named = dict(self.network.named_parameters())
-        pieces = flat.split_with_sizes([named[name].numel() for name in PARAMETERS])
-        return {name: piece.view(named[name].shape) for name, piece in zip(PARAMETERS, pieces, strict=True)}
+        pieces = flat.split_with_sizes([named[name].numel() for name in self.trained])
+        return {name: piece.view(named[name].shape) for name, piece in zip(self.trained, pieces, strict=True)}
+
+    def _fixed(self) -> dict[str, Tensor]:
+        """The parameters that training leaves alone, by name."""
+        named = self.network.named_parameters()
+        return {name: value.detach() for name, value in named if name not in self.trained}
 
     @torch.no_grad()
     def _publish(self) -> None:

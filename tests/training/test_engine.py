@@ -217,12 +217,3 @@ def test_networks_for_hardware_train_and_go_on_exactly(activation: str, input_re
         assert torch.equal(second.averaged()[name], value), name
     if not input_residual:
         assert whole.averaged()["offset"].item() == 0.5
-
-
-def test_the_kernel_leaves_networks_for_hardware_to_other_engines() -> None:
-    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
-    for variant in ({"activation": "relu"}, {"input_residual": False}):
-        made = SESR(m=1, f=8, feature_size=12, scale=2, **variant)  # type: ignore[arg-type]
-        assert isinstance(make_engine("auto", made, pool, settings, steps=10), SimpleEngine)
-        with pytest.raises(ConfigError, match="kernel"):
-            make_engine("kernel", made, pool, settings)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,9 +77,9 @@ RATES = [1e-4, 1e-4, 2e-4, 1e-4]
 class Case:
     """One shape's network, pictures and plan, with what plain PyTorch makes of them."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, **kind: Any) -> None:
         m, f, feature_size, scale, batch, patch, name = shape
-        self.pool, self.net = smooth_pool(scale), network(m, f, feature_size, scale)
+        self.pool, self.net = smooth_pool(scale), network(m, f, feature_size, scale, **kind)
         self.settings = recipe(name, scale, batch_size=batch, patch=patch)  # type: ignore[arg-type]
         self.plan = self.pool.plan(0, 0, STEPS, batch_size=batch, patch=patch)
         simple = SimpleEngine(copy.deepcopy(self.net), self.pool, self.settings)
@@ -89,6 +90,7 @@ class Case:
 
     def check(self, losses: Tensor, state: dict[str, Tensor]) -> None:
         torch.testing.assert_close(losses, self.losses, rtol=1e-5, atol=1e-7)
+        assert state.keys() == self.state.keys()
         for key, value in self.state.items():
             # Winograd's products lose about one decimal of float32's seven; Adam's first steps divide small by small.
             rtol = 1e-4 if "exp_avg" in key else 1e-2
@@ -96,9 +98,9 @@ class Case:
             assert error < rtol, f"{key}: {error}"
 
 
-def check(shape: Shape, compiled: ctypes.CDLL) -> None:
+def check(shape: Shape, compiled: ctypes.CDLL, **kind: Any) -> None:
     """Four steps have the losses and leave the weights and moments that plain PyTorch's have and leave."""
-    case = Case(shape)
+    case = Case(shape, **kind)
     engine = case.engine(compiled)
     engine.job.threads = 2
     case.check(engine.run(case.plan, RATES), engine.state())
@@ -126,6 +128,15 @@ def check_program(shape: Shape, program: Path, *, runner: tuple[str, ...] = ()) 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_steps_are_those_of_plain_pytorch(shape: Shape, built: Callable[..., ctypes.CDLL]) -> None:
     check(shape, built(*library.native()))
+
+
+@pytest.mark.parametrize("activation", ["prelu", "relu"])
+@pytest.mark.parametrize("input_residual", [True, False])
+@pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
+def test_all_kinds_of_network_are_trained(
+    shape: Shape, activation: str, input_residual: bool, built: Callable[..., ctypes.CDLL]
+) -> None:
+    check(shape, built(*library.native()), activation=activation, input_residual=input_residual)
 
 
 @pytest.mark.slow
@@ -197,7 +208,11 @@ def test_this_processors_bfloat16_products_have_the_gradients_of_autograd(
 
 def check_bfloat16(shape: Shape, compiled: ctypes.CDLL) -> None:
     """Adam's first moments after one step at a rate of 0 are the gradients, up to one factor."""
-    case = Case(shape)
+    for kind in ({}, {"activation": "relu", "input_residual": False}):
+        check_gradients(Case(shape, **kind), compiled)
+
+
+def check_gradients(case: Case, compiled: ctypes.CDLL) -> None:
     fast, simple = case.engine(compiled), SimpleEngine(copy.deepcopy(case.net), case.pool, case.settings)
     # bfloat16 has 8 bits: single activations err by 0.4 %, sums over thousands of pixels by far less.
     torch.testing.assert_close(fast.run(case.plan[:1], [0.0]), simple.run(case.plan[:1], [0.0]), rtol=2e-3, atol=0)
