@@ -27,3 +27,7 @@ class ParentError(SesrError):
 
 class TargetError(SesrError):
     """A target that is unknown, whose tool is missing or other than expected, or that cannot run the network."""
+
+
+class ExportError(SesrError):
+    """A network that cannot be exported: a package is missing, or the file does not do what the network does."""

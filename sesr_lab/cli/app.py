@@ -39,6 +39,7 @@ for command in (
     training.train,
     networks.evaluate,
     results.upscale,
+    results.export,
     networks.cost,
     networks.models,
     networks.promote,

@@ -1,17 +1,20 @@
-"""`sesr-lab upscale`: what comes out of trained networks."""
+"""`sesr-lab upscale` and `export`: what comes out of trained networks."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sesr_lab.cli.options import Json, ModelName, Store, model_prefix
 from sesr_lab.cli.output import print_json
 from sesr_lab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sesr_lab.results.export import Delivered
 
 _FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 _LEAST_TILE = 16
@@ -73,3 +76,69 @@ def upscale(
         print(done + (f"; {len(failed)} failed, as said above" if failed else ""))
     if failed:
         raise typer.Exit(1)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="MODEL: a preset, a run id, models:/…, or a file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: NAME.onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Convolutions in int8, calibrated on pictures.")] = False,
+    rgb: Annotated[bool, typer.Option("--rgb", help="Take and give RGB, chroma by bicubic in the graph.")] = False,
+    benchmark: Annotated[
+        list[Path] | None, typer.Option("--benchmark", help="A folder to measure int8's loss on; may be repeated.")
+    ] = None,
+    calibrate: Annotated[
+        str, typer.Option("--calibrate", help="The data source that int8's ranges are taken from.")
+    ] = "photos",
+    scale: Annotated[int | None, typer.Option("--scale", help="2 or 4, if MODEL is a preset (2).")] = None,
+    tracking_uri: Store = None,
+    model_name: ModelName = "SESR",
+    as_json: Json = False,
+) -> None:
+    """Write a network as ONNX, float or int8, checked against PyTorch."""
+    from sesr_lab.cli.console import loading
+    from sesr_lab.data.refusal import shown
+    from sesr_lab.results.export import Form, export
+    from sesr_lab.tracking.runs import open_store
+
+    if not int8 and benchmark:
+        raise ConfigError("export: --benchmark measures what int8 loses; add --int8, or use sesr-lab evaluate")
+    form = Form(int8=int8, rgb=rgb, calibration=calibrate, benchmarks=tuple(benchmark or ()))
+    with loading() as progress:
+        done = export(
+            model,
+            out,
+            form,
+            scale=scale,
+            open_tracker=lambda: open_store(tracking_uri),
+            prefix=model_prefix(model_name),
+            progress=progress,
+        )
+    if as_json:
+        print_json(_export_document(done))
+        return
+    file = done.file
+    what = "its float form is" if int8 else "at most"
+    print(f"{shown(done.path)}: {len(file.content) / 1000:.1f} kB; {what} {file.max_error:.0e} from PyTorch's result")
+    if file.losses:
+        from sesr_lab.cli.tables import show_losses
+
+        show_losses(file.losses)
+    colours = "RGB / 255" if rgb else "luma / 255 (BT.601, 16 to 235; grey as it is)"
+    print(f"input: float32 (N, {file.colours}, H, W), {colours}{', rounded to 1/255 inside' if int8 else ''}")
+    if done.artifact is not None:
+        print(f"kept with the run {done.run_id} as {done.artifact}")
+
+
+def _export_document(done: Delivered) -> dict[str, object]:
+    file = done.file
+    return {
+        "file": str(done.path),
+        "bytes": len(file.content),
+        "scale": file.scale,
+        "colours": file.colours,
+        "int8": file.is_int8,
+        "max_error": file.max_error,
+        "losses": [asdict(x) | {"loss_db": x.loss_db, "loss_8bit_db": x.loss_8bit_db} for x in file.losses],
+        "run_id": done.run_id,
+        "artifact": done.artifact,
+    }

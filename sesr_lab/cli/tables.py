@@ -17,6 +17,7 @@ from rich.text import Text
 from sesr_lab.network.cost import Costs
 from sesr_lab.registry.catalog import CHAMPION
 from sesr_lab.registry.version import Version
+from sesr_lab.results.onnx_file import Loss
 from sesr_lab.scores.evaluate import ModelScore
 from sesr_lab.trials.outcome import Outcome, best_of
 
@@ -114,6 +115,14 @@ def show_scores(results: Sequence[ModelScore], *, scale: int) -> None:
     for item in results[0].sets if len(results) == 1 else ():
         pictures = [[picture.name, f"{picture.psnr:.2f}", f"{picture.ssim:.4f}"] for picture in item.pictures]
         print_table(item.set, ["picture", "PSNR", "SSIM"], pictures)
+
+
+def show_losses(losses: Sequence[Loss]) -> None:
+    """What int8 costs, against the float network on unrounded luma and on the same 8-bit luma."""
+    columns = ["PSNR, dB", "float", "float, 8-bit luma", "int8", "loss", "loss to 8-bit luma"]
+    numbers = [(x.float_db, x.float_8bit_db, x.int8_db, x.loss_db, x.loss_8bit_db) for x in losses]
+    rows = [[x.set, *(f"{n:.3f}" for n in found)] for x, found in zip(losses, numbers, strict=True)]
+    print_table("what int8 costs", columns, rows)
 
 
 def show_costs(counted: Costs, *, title: str, batch: str) -> None:

@@ -16,6 +16,7 @@ from sesr_lab.network.model import SESR, Collapsed, from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.registry.version import Version
 from sesr_lab.results.interpolation import REACH, enlarged, rows_around
+from sesr_lab.results.onnx_session import PREFIX, open_session
 from sesr_lab.tracking.runs import Tracker
 
 Planes = NDArray[np.float32]
@@ -51,12 +52,30 @@ def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker
     """
     if model == BICUBIC:
         return _bicubic(scale or 2)
-    named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
-    if scale not in (None, named.architecture.scale):
-        raise ModelError(
-            f"{model}: its scale is {named.architecture.scale}, not {scale}; leave --scale out, or match it"
-        )
-    return of_named(named)
+    if model.endswith(".onnx"):
+        found = onnx_network(model)
+    else:
+        named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
+        found = of_named(named)
+    if scale not in (None, found.scale):
+        raise ModelError(f"{model}: its scale is {found.scale}, not {scale}; leave --scale out, or match it")
+    return found
+
+
+def onnx_network(file: str) -> Network:
+    """The network of a file that sesr-lab has exported, run by ONNX Runtime.
+
+    Raises:
+        ModelError: the file is missing, damaged, or was exported by something else.
+        ExportError: ONNX Runtime is missing.
+    """
+    opened = open_session(file)
+    facts = opened.facts
+    try:
+        scale, radius, colours = (int(facts[f"{PREFIX}{key}"]) for key in ("scale", "radius", "colours"))
+    except (KeyError, ValueError):
+        raise ModelError(f"{file}: not exported by sesr-lab (its metadata does not say so); give such a file") from None
+    return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0])
 
 
 def _bicubic(scale: int) -> Network:

@@ -127,6 +127,13 @@ class Tracker:
             last = max(self._last_step(run), self._spool.last_step(run_id))
         return self._log(run_id, run.info.experiment_id, last)
 
+    def log_to(self, run_id: str) -> RunLog:
+        """What writes to a run whose state stays as it is."""
+        self._outbox.flush()
+        with self.reporting(f"read the run {run_id}"):
+            run = self.client.get_run(run_id)
+        return self._log(run_id, run.info.experiment_id)
+
     def runs(
         self,
         experiment_id: str | None = None,

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import skimage.data
 import torch
+from labs import photographs
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from typed import Typed
 
 from sesr_lab.data.refusal import MAX_PIXELS
 from sesr_lab.network.model import SESR
+from sesr_lab.tracking.runs import open_store
 
 PHOTO = np.ascontiguousarray(skimage.data.astronaut()[80:131, 120:187])
 
@@ -250,8 +253,8 @@ def test_100_megapixels_take_less_than_2_gb(model: str, tmp_path: Path, monkeypa
     whole = np.tile(skimage.data.astronaut(), (20, 20, 1))[:10_000, :10_000]
     photo(tmp_path / "large.png", whole)
     code = (
-        "import resource, sys; from sesr_lab.cli.app import run; status = run(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        "import sys; from pathlib import Path; from sesr_lab.cli.app import run; status = run(sys.argv[1:]);"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]); sys.exit(status)"
     )
     words = ["upscale", "large.png", "--model", model, "-o", "out"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
@@ -260,3 +263,84 @@ def test_100_megapixels_take_less_than_2_gb(model: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with Image.open(tmp_path / "out" / "large.png") as image:
         assert image.size == (20_000, 20_000)
+
+
+# export
+
+
+def test_export_writes_a_file_that_upscales_like_the_network(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    found = typed.json("export", model, "-o", "new/a.onnx")
+    assert found["bytes"] == Path("new/a.onnx").stat().st_size
+    assert (found["scale"], found["colours"], found["int8"], found["losses"]) == (2, 1, False, [])
+    assert found["max_error"] < 1e-5
+    assert (found["run_id"], found["artifact"]) == (None, None)
+    for name, network in (("x.png", model), ("y.png", "new/a.onnx")):
+        assert typed("upscale", "a.png", "--model", network, "-o", name, "--tile", 16) == 0
+    x, y = (np.asarray(Image.open(name)).astype(int) for name in ("x.png", "y.png"))
+    assert np.abs(x - y).max() <= 1  # two libraries, and a value next to a half
+    assert (x != y).mean() < 1e-3
+
+
+def test_export_in_int8_says_what_it_costs(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "set" / "a.png")
+    (loss,) = typed.json("export", model, "-o", "a.onnx", "--int8", "--rgb", "--benchmark", "set")["losses"]
+    assert loss["set"] == "set"
+    assert loss["loss_db"] == loss["float_db"] - loss["int8_db"]
+    assert typed("export", model, "-o", "a.onnx", "--int8", "--benchmark", "set") == 0
+    for words in ("a.onnx: ", " kB", f"{loss['float_8bit_db']:.3f}", "input: float32 (N, 1, H, W), luma / 255"):
+        assert words in typed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("-o", "a.pt"), "a.pt: found the suffix '.pt'; .onnx is allowed"),
+        (("-o", "x/../folder.onnx"), "x/../folder.onnx: cannot be written (Is a directory); choose another -o"),
+        (("-o", "/proc/nope/a.onnx"), "/proc/nope/a.onnx: cannot be written (No such file or directory)"),
+        (("-o", "a.onnx", "--benchmark", "set"), "export: --benchmark measures what int8 loses; add --int8"),
+        (("-o", "a.onnx", "--int8", "--benchmark", "nosuch"), "nosuch: no such folder"),
+        (("-o", "a.onnx", "--int8", "--calibrate", "nosuch"), "--data nosuch: no such source"),
+        (("-o", "a.onnx", "--scale", 4), "its scale is 2, not 4"),
+    ],
+)
+def test_an_export_that_cannot_be_is_one_line(
+    typed: Typed, model: str, tmp_path: Path, words: tuple[object, ...], says: str
+) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "x").mkdir()
+    assert says in typed.error("export", model, *words)
+    assert not Path("a.onnx").exists()
+
+
+def test_what_is_no_exported_file_is_one_line(typed: Typed, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "text.onnx").write_text("no network")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        *([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])] for name in "xy"),
+    )
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), tmp_path / "other.onnx")
+    for name, says in (
+        ("nosuch.onnx", "nosuch.onnx: there is no such file"),
+        ("text.onnx", "text.onnx: not a network that ONNX Runtime can read ("),
+        ("other.onnx", "other.onnx: not exported by sesr-lab"),
+    ):
+        assert typed.error("upscale", "a.png", "--model", name, "-o", "out").startswith(says)
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_kept_with_the_run_that_trained_it(typed: Typed, tmp_path: Path) -> None:
+    small = ("--m", 1, "--f", 4, "--feature-size", 8, "--steps", 5, "--patch", 32, "--batch-size", 2)
+    trained = typed.json("train", *small, "--data", photographs(tmp_path / "data"), "--device", "cpu")
+    found = typed.json("export", trained["uri"], "-o", "a.onnx")
+    assert (found["run_id"], found["artifact"]) == (trained["run_id"], "export/a.onnx")
+    tracker = open_store()
+    (kept,) = tracker.client.list_artifacts(trained["run_id"], "export")
+    assert (kept.path, kept.file_size) == ("export/a.onnx", found["bytes"])
+    assert tracker.run(trained["run_id"]).status == "FINISHED"
+    facts = onnx.load("a.onnx").metadata_props
+    assert {"sesr.model", "sesr.run_id", "sesr.scores"} <= {entry.key for entry in facts}
+    photo(tmp_path / "a.png")
+    assert typed("upscale", "a.png", "--model", trained["uri"], "-o", "b.png") == 0

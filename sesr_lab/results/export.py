@@ -1,0 +1,107 @@
+"""`sesr-lab export`: a network that the user names, as a file for other machines, kept with the run that trained it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sesr_lab.data import Progress
+from sesr_lab.data.dataset import load
+from sesr_lab.data.pair import Sample
+from sesr_lab.data.refusal import shown
+from sesr_lab.errors import ConfigError, ExportError
+from sesr_lab.registry.lookup import Named, find, is_file, of_file
+from sesr_lab.results.onnx_file import Exported, float_file, int8_file
+from sesr_lab.scores.evaluate import benchmark
+from sesr_lab.tracking.runs import Tracker
+
+SUFFIXES: Final = (".onnx",)
+ARTIFACTS = "export"
+"""Where exported files lie among a run's artifacts."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What kind of file is asked for."""
+
+    int8: bool = False
+    rgb: bool = False
+    """Whether it takes and gives RGB, chroma included."""
+    calibration: str = "photos"
+    """For int8: the data source whose validation pictures tell the ranges of activations."""
+    benchmarks: tuple[Path, ...] = ()
+    """For int8: folders on which the loss is measured; the calibration source's pictures if there are none."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file that was written."""
+
+    path: Path
+    file: Exported
+    run_id: str | None
+    """The run that the file is an artifact of; None for a network that no run has published."""
+    artifact: str | None
+    """Its path among that run's artifacts."""
+
+
+def export(
+    model: str,
+    path: Path,
+    form: Form,
+    *,
+    scale: int | None,
+    open_tracker: Callable[[], Tracker],
+    prefix: str = "sesr",
+    progress: Progress | None = None,
+) -> Delivered:
+    """The network that MODEL names, written to `path`.
+
+    Args:
+        open_tracker: opens the store; not called where MODEL is a file.
+
+    Raises:
+        ConfigError: `path` has another suffix than one of SUFFIXES.
+        ExportError: a package is missing, the file would not do what the network does, or cannot be written.
+        SesrError: the model or a picture cannot be found or read.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{shown(path)}: found the suffix {path.suffix!r}; {' or '.join(SUFFIXES)} is allowed")
+    tracker = None if is_file(model) else open_tracker()
+    named = of_file(model) if tracker is None else find(tracker, model, scale=scale, prefix=prefix)
+    if scale not in (None, named.architecture.scale):
+        raise ConfigError(f"{model}: its scale is {named.architecture.scale}, not {scale}; leave --scale out")
+    made = _int8(named, form, progress) if form.int8 else float_file(named, rgb=form.rgb)
+    _write(made.content, path)
+    if tracker is None or named.version is None or not named.version.run_id:
+        return Delivered(path, made, None, None)
+    artifact = f"{ARTIFACTS}/{path.name}"
+    tracker.log_to(named.version.run_id).log_file(made.content, artifact)
+    tracker.flush(patience_s=5.0)
+    return Delivered(path, made, named.version.run_id, artifact)
+
+
+def _int8(named: Named, form: Form, progress: Progress | None) -> Exported:
+    scale = named.architecture.scale
+    held_out = load(form.calibration, scale=scale, progress=progress).valid
+    sets = [benchmark(folder, scale) for folder in form.benchmarks]
+    measured: Sequence[tuple[str, Sequence[Sample]]] = [(each.name, each) for each in sets]
+    return int8_file(
+        named, [sample.lr for sample in held_out], measured or [(form.calibration, held_out)], rgb=form.rgb
+    )
+
+
+def _write(content: bytes, path: Path) -> None:
+    """Leaves the whole file at `path`, or what was there before; ExportError where it cannot be written."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error}); choose another -o") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
