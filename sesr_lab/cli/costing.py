@@ -9,7 +9,7 @@ from sesr_lab.cli.output import print_json
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import Costs, costs
 from sesr_lab.study.config import Architecture
-from sesr_lab.targets.estimate import Estimate, parse_size
+from sesr_lab.targets.estimate import Estimate, check_target, parse_size
 
 
 def cost_of(network: Architecture, *, batch_size: int, patch: int, as_json: bool) -> None:
@@ -31,7 +31,7 @@ def cost_on(target: str, networks: Sequence[Architecture], size: str, *, fresh: 
         ConfigError: `size` is no size.
         TargetError: the target is unknown, its tool is missing, or it cannot take the picture.
     """
-    from sesr_lab.targets.catalog import check_target, estimates
+    from sesr_lab.targets.catalog import estimates
 
     check_target(target)
     try:

@@ -82,6 +82,7 @@ def cost(
     """Count parameters and MACs, as the paper does; with --target, the time there (of all presets if none is named)."""
     from sesr_lab.cli.costing import cost_of, cost_on
     from sesr_lab.study.config import PRESETS, Architecture, checked
+    from sesr_lab.targets.estimate import INPUT
 
     if batch_size < 1 or patch < 1:
         raise ConfigError("cost: --batch-size and --patch must be at least 1")
@@ -95,7 +96,7 @@ def cost(
     if target is None:
         cost_of(networks[0], batch_size=batch_size, patch=patch, as_json=as_json)
     else:
-        cost_on(target, networks, size or "640x360", fresh=fresh, as_json=as_json)
+        cost_on(target, networks, size or INPUT, fresh=fresh, as_json=as_json)
 
 
 def models(

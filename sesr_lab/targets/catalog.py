@@ -1,21 +1,16 @@
-"""The targets by name, and what networks cost on them."""
+"""What networks cost on a target, remembered."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from sesr_lab.errors import TargetError
 from sesr_lab.targets.cache import key_of, recall, remember
-from sesr_lab.targets.cpu import NAME as CPU
 from sesr_lab.targets.cpu import cpu_estimates, machine, onnxruntime_version
-from sesr_lab.targets.estimate import Estimate, Shape, Size, macs_of
+from sesr_lab.targets.estimate import CPU, MACS, Estimate, Shape, Size, check_target, macs_of
 from sesr_lab.targets.vela import ACCELERATORS, FORM, vela_estimate, vela_version
 
-MACS = "macs"
-TARGETS: tuple[str, ...] = (MACS, *ACCELERATORS, CPU)
 Kind = Literal["counted", "computed", "measured"]
 
 
@@ -29,19 +24,6 @@ def kind_of(target: str) -> Kind:
     if target in ACCELERATORS:
         return "computed"
     return "measured" if target == CPU else "counted"
-
-
-def check_target(target: str) -> None:
-    """Nothing, if there is a target of that name.
-
-    Raises:
-        TargetError: there is none; the message lists those there are.
-    """
-    if target not in TARGETS:
-        longer = [name for name in TARGETS if target and name.startswith(target)]
-        near = longer or difflib.get_close_matches(target, TARGETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise TargetError(f"target: {target!r} is unknown; {hint}allowed: {', '.join(TARGETS)}")
 
 
 def estimates(target: str, shapes: Sequence[Shape], size: Size, *, fresh: bool = False) -> list[Estimate]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from sesr_lab.targets.estimate import Estimate, Shape, Size, activation_bytes, check_fits, macs_of, stand_in
+from sesr_lab.targets.estimate import CPU, Estimate, Shape, Size, activation_bytes, check_fits, macs_of
 from sesr_lab.targets.onnx import write_onnx
+from sesr_lab.targets.standin import stand_in
 from sesr_lab.targets.tool import tool, version_of
 
 PACKAGE = "onnxruntime"
-NAME = "onnxruntime-cpu"
 REPEATS, FEWEST_REPEATS = 15, 3
 SECONDS = 40.0
 """About what measuring all networks may take; where they are slow, they are run fewer times."""
@@ -46,7 +46,7 @@ def cpu_estimates(shapes: Sequence[Shape], size: Size) -> list[Estimate]:
         TargetError: onnx or onnxruntime is missing, or the picture is too large for this machine's memory.
     """
     for shape in shapes:
-        check_fits(NAME, shape, size, bytes_per_value=FLOAT32, memory=_memory())
+        check_fits(CPU, shape, size, bytes_per_value=FLOAT32, memory=_memory())
     seconds = SECONDS / max(1, -(-len(shapes) // TOGETHER))
     groups = [shapes[start : start + TOGETHER] for start in range(0, len(shapes), TOGETHER)]
     return [estimate for group in groups for estimate in _measured(group, size, seconds)]
@@ -77,7 +77,7 @@ def _measured(shapes: Sequence[Shape], size: Size, seconds: float) -> list[Estim
 def _estimate(shape: Shape, size: Size, times_ms: Sequence[float]) -> Estimate:
     low, _, high = statistics.quantiles(times_ms, n=4, method="inclusive")
     return Estimate(
-        target=NAME,
+        target=CPU,
         tool=onnxruntime_version(),
         input=str(size),
         macs=macs_of(shape, size),

@@ -1,20 +1,21 @@
-"""What a network costs on a target: the question, the answer, and the network of random weights that stands for it."""
+"""What a network costs on a target: the targets by name, the question and the answer. Needs no torch."""
 
 from __future__ import annotations
 
-import math
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import torch
-from torch import Tensor
-
 from sesr_lab.errors import TargetError
 from sesr_lab.network.cost import costs
-from sesr_lab.network.model import MID_GREY, Collapsed
 
+MACS, CPU = "macs", "onnxruntime-cpu"
+NPUS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-2048")
+TARGETS: tuple[str, ...] = (MACS, *NPUS, CPU)
+INPUT = "640x360"
+"""The low-resolution picture that a target is given unless another is asked for."""
 LARGEST_SIDE = 65_536
 """The largest side of a picture, low or high resolution, that the compilers' transposes take."""
 
@@ -77,6 +78,19 @@ def parse_size(text: str) -> Size:
     return Size(width, height)
 
 
+def check_target(target: str) -> None:
+    """Nothing, if there is a target of that name.
+
+    Raises:
+        TargetError: there is none; the message lists those there are.
+    """
+    if target not in TARGETS:
+        longer = [name for name in TARGETS if target and name.startswith(target)]
+        near = longer or difflib.get_close_matches(target, TARGETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TargetError(f"target: {target!r} is unknown; {hint}allowed: {', '.join(TARGETS)}")
+
+
 def check_fits(target: str, shape: Shape, size: Size, *, bytes_per_value: int, memory: int) -> None:
     """Nothing, if the network's activations fit into `memory` bytes on the target.
 
@@ -110,20 +124,3 @@ def macs_of(shape: Shape, size: Size) -> int:
     """Multiply-accumulates of one picture of that size."""
     # feature_size is of the training; the collapsed network has none
     return costs(m=shape.m, f=shape.f, feature_size=1, scale=shape.scale).params * size.width * size.height
-
-
-def stand_in(shape: Shape) -> Collapsed:
-    """A network of that shape with random weights, always the same; its PReLUs' slopes lie between 0 and 1."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator) / math.sqrt(math.prod(size[-3:]))
-
-    slopes = torch.rand(shape.m, shape.f, generator=generator) if shape.activation == "prelu" else None
-    return Collapsed(
-        head=drawn(shape.f, 1, 5, 5),
-        body=drawn(shape.m, shape.f, shape.f, 3, 3),
-        slopes=torch.zeros(shape.m, shape.f) if slopes is None else slopes,
-        tail=drawn(shape.scale**2, shape.f, 5, 5),
-        offset=None if shape.input_residual else torch.tensor([MID_GREY]),
-    )

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sesr_lab.errors import TargetError
-from sesr_lab.network.model import Collapsed
-from sesr_lab.targets.estimate import Estimate, Shape, Size, check_fits, macs_of, stand_in
-from sesr_lab.targets.quantize import Range, Ranges
+from sesr_lab.targets.estimate import NPUS, Estimate, Shape, Size, check_fits, macs_of
+from sesr_lab.targets.standin import any_ranges, stand_in
 from sesr_lab.targets.tflite import write_tflite
 from sesr_lab.targets.tool import tool, version_of
 
@@ -48,9 +47,9 @@ class Accelerator:
 ACCELERATORS = {
     accelerator.name: accelerator
     for accelerator in (
-        Accelerator("ethos-u55-256", "Ethos_U55_High_End_Embedded", "Shared_Sram"),
-        Accelerator("ethos-u65-512", "Ethos_U65_High_End", "Dedicated_Sram"),
-        Accelerator("ethos-u85-2048", "Ethos_U85_SYS_DRAM_High", "Dedicated_Sram"),
+        Accelerator(NPUS[0], "Ethos_U55_High_End_Embedded", "Shared_Sram"),
+        Accelerator(NPUS[1], "Ethos_U65_High_End", "Dedicated_Sram"),
+        Accelerator(NPUS[2], "Ethos_U85_SYS_DRAM_High", "Dedicated_Sram"),
     )
 }
 
@@ -82,7 +81,7 @@ def vela_estimate(accelerator: Accelerator, shape: Shape, size: Size) -> Estimat
     """
     check_fits(accelerator.name, shape, size, bytes_per_value=1, memory=MEMORY)
     network = stand_in(shape)
-    file = write_tflite(network, _any_ranges(network), width=size.width, height=size.height)
+    file = write_tflite(network, any_ranges(network), width=size.width, height=size.height)
     compiled = compile_file(file, accelerator)
     return Estimate(
         target=accelerator.name,
@@ -182,15 +181,3 @@ def _captured(file: Path) -> Iterator[list[str]]:
         os.close(kept)
         os.close(sink)
         printed += [file.read_text(encoding="utf-8", errors="replace"), python.getvalue()]
-
-
-def _any_ranges(network: Collapsed) -> Ranges:
-    """Ranges as they may well be, unlike each other: of them, too, the time is independent."""
-    m = len(network.body)
-    return Ranges(
-        head=Range(-0.5, 0.4),
-        blocks=tuple(Range(-0.8 - 0.01 * i, 0.7) for i in range(m)),
-        active=tuple(Range(-0.1, 0.7 - 0.001 * i) for i in range(m)),
-        skip=Range(-0.6, 0.9),
-        tail=Range(-0.3, 0.3),
-    )

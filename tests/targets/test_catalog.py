@@ -7,8 +7,8 @@ import pytest
 from sesr_lab.errors import TargetError
 from sesr_lab.study.config import Architecture
 from sesr_lab.targets import catalog
-from sesr_lab.targets.catalog import TARGETS, estimates, kind_of
-from sesr_lab.targets.estimate import Estimate, Size, check_fits, macs_of, parse_size
+from sesr_lab.targets.catalog import estimates, kind_of
+from sesr_lab.targets.estimate import TARGETS, Estimate, Size, check_fits, macs_of, parse_size
 
 pytest.importorskip("ethosu.vela")
 pytest.importorskip("ai_edge_litert")
