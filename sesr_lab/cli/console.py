@@ -5,26 +5,33 @@ All of it goes to standard error; standard output is for results.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from sesr_lab.cli.tables import gain, outcome_table
+from sesr_lab.cli.outcomes import gain, outcome_table
+from sesr_lab.cli.tables import giga
+from sesr_lab.cli.terminal import console, redraws
 from sesr_lab.training.trainer import Evaluation
 from sesr_lab.training.trainer import Progress as Step
 from sesr_lab.trials import trial
-from sesr_lab.trials.lab import View
 from sesr_lab.trials.outcome import Outcome, best_of
 
 ROWS_SHOWN = 12
 """Trials in the live table; the end table has them all."""
 PLAIN_EVERY_S = 15.0
 """Without a terminal, a running trial says where it stands at most this often."""
+TELLING_S = 5.0
+"""Before a trial has run so long, its speed says little about the time that it needs."""
+_STOPPING = "stopping at the next checkpoint; once more to stop at once"
+_AROUND = 8
+"""Lines around the table's rows: title, header, rule, best, bar, and air."""
 
 
 class LiveView:
@@ -35,7 +42,7 @@ class LiveView:
         self.outcomes: list[Outcome] = []
         self.best_psnr: float | None = None
         self.bicubic: float | None = None
-        self.label = ""
+        self.label = self.stopping = ""
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -43,10 +50,14 @@ class LiveView:
             console=console,
             expand=True,
         )
+        self.bar.add_task("opening the study", total=None, psnr="", left="")
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
 
     def note(self, text: str) -> None:
         self.live.console.print(Text(text, style="yellow" if text.startswith("warning") else "dim"))
+
+    def asked_to_stop(self) -> None:
+        self.stopping = _STOPPING  # drawn by the next refresh: a signal's handler must not wait for the terminal's lock
 
     def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
         self.outcomes = list(outcomes)
@@ -84,11 +95,13 @@ class LiveView:
             self.bar.remove_task(task)
 
     def _render(self) -> Group:
-        table = outcome_table(self.outcomes[-ROWS_SHOWN:], title=self.title, bicubic=self.bicubic)
-        hidden = len(self.outcomes) - ROWS_SHOWN
+        rows = max(1, min(ROWS_SHOWN, self.live.console.height - _AROUND))
+        table = outcome_table(self.outcomes[-rows:], title=self.title, bicubic=self.bicubic)
+        hidden = len(self.outcomes) - rows
         above = [Text(f"… {hidden} earlier", style="dim")] if hidden > 0 else []
         best = best_of(self.outcomes)
         below = [Text(f"best so far: {best.label}, {best.psnr:.2f} dB", style="green")] if best else []
+        below += [Text(self.stopping, style="yellow")] if self.stopping else []
         shown = [table] if self.outcomes else []
         return Group(*above, *shown, *below, self.bar)
 
@@ -104,6 +117,11 @@ class PlainView:
 
     def note(self, text: str) -> None:
         self._line(text)
+
+    def asked_to_stop(self) -> None:
+        with suppress(OSError, RuntimeError):  # it is called by a signal's handler, in the middle of anything
+            sys.stderr.write(f"{_STOPPING}\n")
+            sys.stderr.flush()
 
     def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
         self.note(text)
@@ -122,26 +140,25 @@ class PlainView:
             self.psnr = event.score.psnr
         if isinstance(event, Step) and time.monotonic() - self.said > PLAIN_EVERY_S:
             self.said = time.monotonic()
-            psnr = f"{self.psnr:.2f} dB, " if self.psnr else ""
-            self._line(f"{self.label}: {event.fraction:.0%}, step {event.step}, {psnr}{time_left(event)}")
+            facts = [f"{event.fraction:.0%}", f"step {event.step}", f"{self.psnr:.2f} dB" if self.psnr else ""]
+            self._line(f"{self.label}: {', '.join(filter(None, [*facts, time_left(event)]))}")
 
     def end(self, outcome: Outcome) -> None:
         psnr = f"{outcome.psnr:.2f} dB ({gain(outcome)}), " if outcome.psnr else ""
-        macs = f"{outcome.macs_720p / 1e9:.2f} GMAC"
-        self._line(f"{outcome.label}: {outcome.result}: {psnr}{macs}, {outcome.seconds:.0f} s")
+        self._line(f"{outcome.label}: {outcome.result}: {psnr}{giga(outcome.macs_720p)} GMAC, {outcome.seconds:.0f} s")
 
     def _line(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
 
 
 @contextmanager
-def watching(title: str) -> Iterator[View]:
+def watching(title: str) -> Iterator[LiveView | PlainView]:
     """A view on standard error for as long as something runs."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield PlainView(console)
+    shown = console(stderr=True)
+    if not redraws(sys.stderr) or not shown.is_interactive:
+        yield PlainView(shown)
         return
-    view = LiveView(console, title)
+    view = LiveView(shown, title)
     with view.live:
         try:
             yield view
@@ -153,16 +170,19 @@ def watching(title: str) -> Iterator[View]:
 @contextmanager
 def loading() -> Iterator[Callable[[int, int, str], None]]:
     """A bar for files that are fetched and prepared: called with what is done, out of how much, and its name."""
-    console = Console(stderr=True, highlight=False)
+    shown = console(stderr=True)
+    if not redraws(sys.stderr) or not shown.is_interactive:
+        yield PlainView(shown).preparing
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=shown, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
 
 
 def time_left(step: Step) -> str:
-    """The time that a run still needs at its present speed."""
-    if step.fraction <= 0:
+    """The time that a run still needs at its present speed; nothing while that says little."""
+    if step.fraction <= 0 or step.seconds < TELLING_S:
         return ""
     seconds = round(step.seconds * (1 - step.fraction) / step.fraction)
     hours, minutes = divmod(seconds // 60, 60)

@@ -8,6 +8,7 @@ import typer
 
 from sesr_lab.cli.options import Json, Scale
 from sesr_lab.cli.output import show_facts
+from sesr_lab.cli.terminal import doing
 from sesr_lab.errors import ConfigError
 
 
@@ -24,11 +25,12 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Fetch a source if need be, read every picture of it, and prepare it for training."""
-    from sesr_lab.cli.console import loading
-    from sesr_lab.data.dataset import load
-
     if scale not in (2, 4):
         raise ConfigError(f"data check: scale: found {scale}; 2 or 4 is allowed")
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.console import loading
+        from sesr_lab.data.dataset import load
+
     with loading() as progress:
         found = load(source, scale=scale, progress=progress)
     facts: dict[str, object] = {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sesr_lab.cli.console import watching
 from sesr_lab.cli.options import model_prefix, storage_url
 from sesr_lab.cli.stopping import stop_on_signal
-from sesr_lab.tracking.runs import open_store
+from sesr_lab.cli.stores import opened
 from sesr_lab.trials.checkpoint import state_folder
 from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Lab
@@ -23,8 +23,8 @@ def lab_for(
     """Everything that a command which trains needs, and the study database's URL."""
     where, prefix = place(device, engine), model_prefix(model_name)
     url = storage_url(storage)
-    with watching(title) as view, stop_on_signal(view.note) as stop:
-        tracker = open_store(tracking_uri, spool=state_folder() / "spool")
+    tracker = opened(tracking_uri)
+    with watching(title) as view, stop_on_signal(view.asked_to_stop) as stop:
         yield Lab(tracker, Claims(url), Locks(url), where, view, stop, prefix), url
         if waiting := tracker.flush(patience_s=5.0):
             view.note(f"warning: {waiting} writes wait for the store in {state_folder() / 'spool'}; run any command")

@@ -7,25 +7,30 @@ from typing import Annotated
 
 import typer
 
-from sesr_lab.cli.options import Json, Storage, Store, storage_url
+from sesr_lab.cli.options import Json, Storage, Store
 from sesr_lab.cli.output import print_json
+from sesr_lab.cli.terminal import doing
 
 
 def ui(
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve on; 0.0.0.0 for other machines too.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 5000,
     tracking_uri: Store = None,
 ) -> None:
     """Open MLflow on the store that sesr-lab writes to."""
     from sesr_lab.cli.serve import serve
 
-    serve(tracking_uri, port)
+    serve(tracking_uri, host=host, port=port)
 
 
 def doctor(tracking_uri: Store = None, storage: Storage = None, as_json: Json = False) -> None:
     """Say what device, store, data and versions there are, and what is wrong with them."""
-    from sesr_lab.cli.doctor import examine
+    with doing("examining this machine"):
+        from sesr_lab.cli.doctor import examine
 
-    findings = examine(tracking_uri, storage_url(storage))
+        findings = examine(tracking_uri, storage)
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

@@ -23,6 +23,8 @@ from sesr_lab.cli.options import (
     network_settings,
 )
 from sesr_lab.cli.output import print_json
+from sesr_lab.cli.stores import opened
+from sesr_lab.cli.terminal import doing
 from sesr_lab.errors import ConfigError
 
 
@@ -36,10 +38,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score networks on benchmark folders, as the papers do."""
-    from sesr_lab.cli.console import loading
-    from sesr_lab.results.scoring import score_models
-    from sesr_lab.tracking.runs import open_store
-    from sesr_lab.trials.trial import place
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.console import loading
+        from sesr_lab.results.scoring import score_models
+        from sesr_lab.trials.trial import place
 
     with loading() as progress:
         results = score_models(
@@ -47,7 +49,7 @@ def evaluate(
             benchmark,
             scale=scale,
             device=place(device).device,
-            open_tracker=lambda: open_store(tracking_uri),
+            open_tracker=lambda: opened(tracking_uri),
             prefix=model_prefix(model_name),
             progress=progress,
         )
@@ -105,11 +107,10 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List the registered networks with scores, costs, age and lineage."""
-    from sesr_lab.cli.tables import show_models, version_json
+    from sesr_lab.cli.versions import show_models, version_json
     from sesr_lab.registry.catalog import versions
-    from sesr_lab.tracking.runs import open_store
 
-    found = versions(open_store(tracking_uri), name)
+    found = versions(opened(tracking_uri), name)
     if as_json:
         print_json({"models": [version_json(version) for version in found]})
         return
@@ -125,17 +126,21 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Point an alias to a registered network."""
-    from sesr_lab.cli.tables import version_json
+    from sesr_lab.cli.versions import version_json
+    from sesr_lab.registry.catalog import aliases_of
     from sesr_lab.registry.catalog import promote as move_alias
     from sesr_lab.registry.lookup import find
-    from sesr_lab.tracking.runs import open_store
 
-    tracker = open_store(tracking_uri)
-    found = find(tracker, model, scale=scale, prefix=model_prefix(model_name))
+    tracker = opened(tracking_uri)
+    with doing(f"checking {model}"):
+        found = find(tracker, model, scale=scale, prefix=model_prefix(model_name))
     if found.version is None:
         raise ConfigError(f"promote: {model} is a file; name a registered network (sesr-lab models)")
+    before = aliases_of(tracker, found.version.name).get(alias)
     version = move_alias(tracker, found.version.uri, alias)
     if as_json:
-        print_json(version_json(version))
+        print_json(version_json(version) | {"moved": before != version.version, "before": before})
         return
-    print(f"models:/{version.name}@{alias} is now version {version.version} ({version.psnr_db:.2f} dB)")
+    moved = "already was" if before == version.version else "is now"
+    instead = f", no longer version {before}" if before not in (None, version.version) else ""
+    print(f"models:/{version.name}@{alias} {moved} version {version.version} ({version.psnr_db:.2f} dB){instead}")

@@ -9,6 +9,7 @@ import typer
 
 from sesr_lab.cli.options import Device, Engine, Json, ModelName, Storage, Store, storage_url
 from sesr_lab.cli.output import print_json, show_facts
+from sesr_lab.cli.terminal import doing
 from sesr_lab.errors import SesrError
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def sweep(
     if dry_run:
         show_facts(f"study {spec.name}", space_summary(spec), as_json=as_json)
         return
-    from sesr_lab.cli.lab import lab_for
-    from sesr_lab.sweep.driver import sweep as run_sweep
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.lab import lab_for
+        from sesr_lab.sweep.driver import sweep as run_sweep
 
     with lab_for(spec.name, tracking_uri, storage, device, engine, model_name) as (lab, storage_url):
         result = run_sweep(spec, lab, storage_url)
@@ -57,13 +59,14 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show where the stored studies stand."""
-    from sesr_lab.sweep.ledger import standing
+    with doing("reading the study database"):
+        from sesr_lab.sweep.ledger import standing
 
-    found = standing(storage_url(storage), study)
+        found = standing(storage_url(storage), study)
     if as_json:
         print_json({"studies": [asdict(item) for item in found]})
         return
-    from sesr_lab.cli.tables import show_standing
+    from sesr_lab.cli.outcomes import show_standing
 
     show_standing(found, whole=study is not None)
 
@@ -74,7 +77,7 @@ def _show_sweep(result: Sweep, *, as_json: bool) -> None:
         document["trials"] = document.pop("outcomes")
         print_json(document | {"best": asdict(result.best) if result.best else None})
         return
-    from sesr_lab.cli.tables import show_outcomes
+    from sesr_lab.cli.outcomes import show_outcomes
 
     next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
     if result.best is not None:

@@ -27,6 +27,7 @@ from sesr_lab.cli.options import (
     network_settings,
 )
 from sesr_lab.cli.output import print_json
+from sesr_lab.cli.terminal import doing
 from sesr_lab.errors import SesrError
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def train(
         "parent_block": parent_block,
     }
     config = checked(TrialConfig, settings, where="train")
-    from sesr_lab.cli.lab import lab_for
-    from sesr_lab.trials.train import train as run_train
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.lab import lab_for
+        from sesr_lab.trials.train import train as run_train
 
     title = f"{config.architecture.name} x{scale}"
     with lab_for(title, tracking_uri, storage, device, engine, model_name) as (lab, _):
@@ -104,7 +106,7 @@ def _show_outcome(outcome: Outcome, *, as_json: bool) -> None:
         registered = {"model": name or None, "version": int(version) if version else None, "uri": outcome.model}
         print_json({**asdict(outcome), **best, **registered})
         return
-    from sesr_lab.cli.tables import show_outcomes
+    from sesr_lab.cli.outcomes import show_outcomes
 
     lines = ["sesr-lab ui                     # its curves and pictures in MLflow"]
     if outcome.model:

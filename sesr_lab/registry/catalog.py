@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sesr_lab.errors import ModelError, ParentError, StoreError
-from sesr_lab.network.model import shape_of
 from sesr_lab.registry.version import TAG, Loaded, Version, architecture_of
 from sesr_lab.registry.weights import EXPANDED, load_file, sha256_of
 from sesr_lab.tracking.delivery import is_transient
@@ -50,6 +49,8 @@ def load(tracker: Tracker, version: Version) -> Loaded:
     Raises:
         ModelError: the file is missing, altered, or of another shape.
     """
+    from sesr_lab.network.model import shape_of
+
     with tempfile.TemporaryDirectory() as folder:
         path = _download(tracker, version, Path(folder))
         found = sha256_of(path)

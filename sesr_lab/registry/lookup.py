@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sesr_lab.errors import ModelError
-from sesr_lab.network.model import shape_of
 from sesr_lab.registry import catalog
 from sesr_lab.registry.version import Lineage, Version, lineage_of, lineage_of_file
 from sesr_lab.registry.weights import load_file, sha256_of
 from sesr_lab.study.config import PRESETS, Architecture, checked, preset
 from sesr_lab.tracking.runs import Tracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def of_file(model: str) -> Named:
         ModelError: the file is missing, damaged, or holds something else.
         ConfigError: its network is too large.
     """
+    from sesr_lab.network.model import shape_of
+
     path = Path(model)
     weights = load_file(path)
     lineage = lineage_of_file(str(path.resolve()), sha256_of(path))

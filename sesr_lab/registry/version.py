@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sesr_lab.network.cost import Costs
 from sesr_lab.study.config import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAG = "sesr."
 

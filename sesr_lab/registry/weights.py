@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sesr_lab.errors import ModelError
-from sesr_lab.network.model import from_weights, shape_of
 from sesr_lab.study.config import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXPANDED, COLLAPSED = "weights.safetensors", "collapsed.safetensors"
 
@@ -23,6 +24,8 @@ def write_files(folder: Path, weights: Mapping[str, Tensor], architecture: Archi
         ValueError: `weights` are not of `architecture`.
     """
     from safetensors.torch import save_file
+
+    from sesr_lab.network.model import from_weights, shape_of
 
     settings = architecture.settings
     found = shape_of(weights)
@@ -46,6 +49,8 @@ def load_file(path: Path) -> dict[str, Tensor]:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file as read
+
+    from sesr_lab.network.model import shape_of
 
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file")

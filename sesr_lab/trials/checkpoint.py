@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sesr_lab.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER_VARIABLE = "SESR_LAB_STATE"
 
@@ -31,6 +31,8 @@ def write(run_id: str, state: dict[str, Tensor]) -> Path:
     Raises:
         StoreError: the folder cannot be written, or the disk is full.
     """
+    from safetensors.torch import save
+
     path = _path(run_id)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -48,6 +50,9 @@ def write(run_id: str, state: dict[str, Tensor]) -> Path:
 
 def read(run_id: str) -> dict[str, Tensor] | None:
     """A run's last state, or None where there is none that can be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         return dict(load(_path(run_id).read_bytes()))
     except (OSError, SafetensorError):

@@ -1,0 +1,78 @@
+"""Trials and studies as tables: what each network costs and how it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from sesr_lab.cli.tables import Sheet, giga, show_next
+from sesr_lab.cli.terminal import console
+from sesr_lab.trials.outcome import Outcome, best_of
+
+if TYPE_CHECKING:
+    from sesr_lab.sweep.ledger import Standing
+
+_COLUMNS = ("trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "steps", "time", "")
+_EXPENDABLE = ("steps", "time", "SSIM", "weights", "gain")
+
+
+def outcome_table(outcomes: Iterable[Outcome], *, title: str, bicubic: float | None = None) -> Sheet:
+    """Trials with what they cost (weights, GMAC to 720p) and how they scored (dB), bicubic first."""
+    outcomes = list(outcomes)
+    best = best_of(outcomes)
+    first = [] if bicubic is None else [["bicubic", "", "", f"{bicubic:.2f}", *[""] * 5]]
+    styles = dict.fromkeys(range(len(first)), "dim")
+    styles |= {len(first) + place: "bold green" for place, outcome in enumerate(outcomes) if outcome is best}
+    rows = [*first, *(_cells(outcome) for outcome in outcomes)]
+    return Sheet(title, _COLUMNS, rows, styles=styles, expendable=_EXPENDABLE)
+
+
+def show_outcomes(
+    outcomes: Sequence[Outcome], *, title: str, pareto: Sequence[str] = (), next_lines: Sequence[str] = ()
+) -> None:
+    """The end of a study on standard output: best first, against bicubic, and what to type next."""
+    ranked = sorted(outcomes, key=lambda outcome: -(outcome.psnr or 0.0))
+    bicubic = next((outcome.bicubic_psnr for outcome in outcomes if outcome.bicubic_psnr is not None), None)
+    console().print(outcome_table(ranked, title=title, bicubic=bicubic))
+    if pareto:
+        console().print(Text(f"Pareto set (no other is both better and cheaper): {', '.join(pareto)}"))
+    show_next(next_lines)
+
+
+def show_standing(found: Sequence[Standing], *, whole: bool) -> None:
+    """Where studies stand: a line for each, or all trials of one."""
+    if not found:
+        print("no study is stored here; start one: sesr-lab sweep")
+        return
+    rows = []
+    for item in found:
+        counts = ", ".join(f"{number} {state}" for state, number in item.counts.items() if number)
+        best = f"{item.best.psnr:.2f} dB, {item.best.network}" if item.best else ""
+        rows.append([item.study, "finished" if item.finished else "not finished", counts, best])
+    console().print(Sheet("studies", ["study", "state", "trials", "best"], rows))
+    if whole:
+        show_outcomes(found[0].outcomes, title=f"study {found[0].study}", pareto=found[0].pareto)
+
+
+def gain(outcome: Outcome) -> str:
+    """How far a network is above bicubic, with its sign; nothing without a score."""
+    if outcome.psnr is None or outcome.bicubic_psnr is None:
+        return ""
+    return f"{outcome.psnr - outcome.bicubic_psnr:+.2f}"
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    scores = ["", "", ""]
+    if outcome.psnr is not None and outcome.ssim is not None:
+        scores = [f"{outcome.psnr:.2f}", gain(outcome), f"{outcome.ssim:.4f}"]
+    return [
+        outcome.label,
+        f"{outcome.params:,}",
+        giga(outcome.macs_720p),
+        *scores,
+        f"{outcome.steps:,}",
+        f"{outcome.seconds:.0f} s",
+        "" if outcome.result == "finished" else outcome.result,
+    ]
