@@ -47,7 +47,8 @@ def cost_on(target: str, networks: Sequence[Architecture], size: str, *, fresh: 
 
 
 def _show(networks: Sequence[Architecture], found: Sequence[Estimate]) -> None:
-    from sesr_lab.cli.tables import print_table
+    from sesr_lab.cli.tables import Sheet
+    from sesr_lab.cli.terminal import console
 
     kinds = list(dict.fromkeys(kind for estimate in found for kind in estimate.memory_bytes))
     timed = ["ms"] if found[0].milliseconds is not None else []
@@ -55,7 +56,8 @@ def _show(networks: Sequence[Architecture], found: Sequence[Estimate]) -> None:
     columns = ["network", "weights", "GMAC", *timed, *(f"{kind}, MB" for kind in kinds), *falls]
     rows = [_row(network, estimate, kinds)[: len(columns)] for network, estimate in zip(networks, found, strict=True)]
     first = found[0]
-    print_table(f"x{networks[0].scale} on {first.target}, {first.input} in ({first.tool})", columns, rows)
+    title = f"x{networks[0].scale} on {first.target}, {first.input} in ({first.tool})"
+    console().print(Sheet(title, columns, rows, expendable=("weights",)))
     if falls:
         print("what falls to the CPU is not in the milliseconds")
 

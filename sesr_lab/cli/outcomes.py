@@ -12,7 +12,7 @@ from sesr_lab.cli.terminal import console
 from sesr_lab.trials.outcome import Outcome, best_of
 
 if TYPE_CHECKING:
-    from sesr_lab.sweep.ledger import Standing
+    from sesr_lab.sweep.records import Standing
 
 _COLUMNS = ("trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "steps", "time", "")
 _EXPENDABLE = ("steps", "time", "SSIM", "weights", "gain")

@@ -106,7 +106,7 @@ def show_losses(losses: Sequence[Loss]) -> None:
     columns = ["PSNR, dB", "float", "float, 8-bit luma", "int8", "loss", "loss to 8-bit luma"]
     numbers = [(x.float_db, x.float_8bit_db, x.int8_db, x.loss_db, x.loss_8bit_db) for x in losses]
     rows = [[x.set, *(f"{n:.3f}" for n in found)] for x, found in zip(losses, numbers, strict=True)]
-    print_table("what int8 costs", columns, rows)
+    console().print(Sheet("what int8 costs", columns, rows))
 
 
 def show_costs(counted: Costs, *, title: str, batch: str) -> None:

@@ -25,7 +25,6 @@ from typed import Typed
 
 from sesr_lab.cli.app import run
 from sesr_lab.data.image import downscale, luma, shave, upscale
-from sesr_lab.network import cost as cost_module
 from sesr_lab.network.model import SESR
 
 COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "doctor", "data")
@@ -121,7 +120,7 @@ def test_a_bug_exits_3_with_its_traceback(typed: Typed, monkeypatch: pytest.Monk
     def broken(**_: int) -> None:
         raise RuntimeError("out of cheese")
 
-    monkeypatch.setattr(cost_module, "costs", broken)
+    monkeypatch.setattr("sesr_lab.cli.costing.costs", broken)
     assert typed("cost") == 3
     assert typed.out == ""
     assert "Traceback" in typed.err
