@@ -235,7 +235,7 @@ def test_cost_measures_on_this_machine_again_when_asked(typed: Typed) -> None:
         (("data", "check", "photos", "--scale", 3), "data check: scale: found 3; 2 or 4 is allowed"),
         (("models", "--tracking-uri", "sqlite:////proc/nope/x.db"), "sqlite:////proc/nope/x.db: cannot open it"),
         (("train", "--tracking-uri", "sqlite:////proc/nope/x.db"), "sqlite:////proc/nope/x.db: cannot open it"),
-        (("status", "--storage", "nonsense"), "study database nonsense: "),
+        (("status", "--storage", "nonsense"), "--storage: 'nonsense' is not the address of a database"),
     ],
 )
 def test_a_users_mistake_is_one_line_exits_1_and_makes_no_file(
@@ -262,7 +262,7 @@ def test_a_storage_that_cannot_be_reached_is_one_line_without_its_password(typed
         (("promote", "models:/nosuch/1", "--alias", "best"), "there is no registered model nosuch"),
         (("train", "--data", "photo", "--steps", 1), "--data photo: no such source; allowed are photos"),
         (("train", "--storage", "sqlite:////proc/nope/x.db"), "study database sqlite:////proc/nope/x.db: unable"),
-        (("status", "nosuch"), "study 'nosuch' is not in sqlite:///"),
+        (("status", "nosuch"), "study 'nosuch' is not in "),
     ],
 )
 def test_what_does_not_exist_is_one_line_and_exits_1(

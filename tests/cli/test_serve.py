@@ -38,7 +38,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_another(
         port = taken.getsockname()[1]
         assert run(["ui", "--port", str(port)]) == 1
     said = capsys.readouterr()
-    assert said.err == f"error: port {port}: Address already in use; try --port {port + 1}\n"
+    assert said.err.endswith(f"error: port {port} of 127.0.0.1: Address already in use; try --port {port + 1}\n")
     assert said.out == "", "no address that shows something else"
 
 
