@@ -121,10 +121,11 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Says what takes its time; in a terminal the line goes again when it is done."""
+    """Says in a terminal what takes its time, until it is done; a log gets lines about results and errors alone."""
     stream, redrawn = sys.stderr, redraws(sys.stderr)
-    stream.write(f"{what} …" if redrawn else f"{what} …\n")
-    stream.flush()
+    if stream.isatty():
+        stream.write(f"{what} …" if redrawn else f"{what} …\n")
+        stream.flush()
     try:
         yield
     finally:
