@@ -38,6 +38,7 @@ class LiveView:
     """A table of the trials so far and a bar for the running one, redrawn in place."""
 
     def __init__(self, console: Console, title: str) -> None:
+        self.console = console
         self.title = title
         self.outcomes: list[Outcome] = []
         self.best_psnr: float | None = None
@@ -95,7 +96,7 @@ class LiveView:
             self.bar.remove_task(task)
 
     def _render(self) -> Group:
-        rows = max(1, min(ROWS_SHOWN, self.live.console.height - _AROUND))
+        rows = max(1, min(ROWS_SHOWN, self.console.height - _AROUND))
         table = outcome_table(self.outcomes[-rows:], title=self.title, bicubic=self.bicubic)
         hidden = len(self.outcomes) - rows
         above = [Text(f"… {hidden} earlier", style="dim")] if hidden > 0 else []
