@@ -156,7 +156,7 @@ class PlainView:
 def watching(title: str) -> Iterator[LiveView | PlainView]:
     """A view on standard error for as long as something runs."""
     shown = console(stderr=True)
-    if not redraws(sys.stderr) or not shown.is_interactive:
+    if not redraws(sys.stderr):
         yield PlainView(shown)
         return
     view = LiveView(shown, title)
@@ -172,7 +172,7 @@ def watching(title: str) -> Iterator[LiveView | PlainView]:
 def loading() -> Iterator[Callable[[int, int, str], None]]:
     """A bar for files that are fetched and prepared: called with what is done, out of how much, and its name."""
     shown = console(stderr=True)
-    if not redraws(sys.stderr) or not shown.is_interactive:
+    if not redraws(sys.stderr):
         yield PlainView(shown).preparing
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))

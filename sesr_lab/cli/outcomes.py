@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sesr_lab.sweep.records import Standing
 
 _COLUMNS = ("trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "steps", "time", "")
+_TELLING = ("running", "pruned", "fail", "known before")
+"""Trials' states that say more of a study than how many networks it has."""
 _EXPENDABLE = ("steps", "time", "SSIM", "weights", "gain")
 
 
@@ -46,12 +48,8 @@ def show_standing(found: Sequence[Standing], *, whole: bool) -> None:
     if not found:
         print("no study is stored here; start one: sesr-lab sweep")
         return
-    rows = []
-    for item in found:
-        counts = ", ".join(f"{number} {state}" for state, number in item.counts.items() if number)
-        best = f"{item.best.psnr:.2f} dB, {item.best.network}" if item.best else ""
-        rows.append([item.study, "finished" if item.finished else "not finished", counts, best])
-    console().print(Sheet("studies", ["study", "state", "trials", "best"], rows))
+    columns = ["study", "state", "networks", "best", "other trials"]
+    console().print(Sheet("studies", columns, [_standing(item) for item in found], expendable=["other trials"]))
     if whole:
         show_outcomes(found[0].outcomes, title=f"study {found[0].study}", pareto=found[0].pareto)
 
@@ -61,6 +59,13 @@ def gain(outcome: Outcome) -> str:
     if outcome.psnr is None or outcome.bicubic_psnr is None:
         return ""
     return f"{outcome.psnr - outcome.bicubic_psnr:+.2f}"
+
+
+def _standing(item: Standing) -> list[str]:
+    done = str(item.done) if item.wanted is None else f"{item.done} of {item.wanted}"
+    best = f"{item.best.psnr:.2f} dB, {item.best.network}" if item.best else ""
+    others = [f"{number} {state}" for state, number in item.counts.items() if number and state in _TELLING]
+    return [item.study, "finished" if item.finished else "not finished", done, best, ", ".join(others)]
 
 
 def _cells(outcome: Outcome) -> list[str]:

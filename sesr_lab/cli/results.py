@@ -11,6 +11,8 @@ import typer
 
 from sesr_lab.cli.options import Json, ModelName, Store, model_prefix
 from sesr_lab.cli.output import print_json
+from sesr_lab.cli.stores import opened
+from sesr_lab.cli.terminal import doing
 from sesr_lab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,18 +43,18 @@ def upscale(
     as_json: Json = False,
 ) -> None:
     """Upscale pictures: luma by the network, colour and alpha by bicubic."""
-    from sesr_lab.cli.console import loading
-    from sesr_lab.data.refusal import shown
-    from sesr_lab.results.batch import Failed, Settings, upscale_files
-    from sesr_lab.results.inference import network
-    from sesr_lab.tracking.runs import open_store
-
     if format is not None and format not in _FORMATS:
         raise ConfigError(f"upscale: --format: found {format!r}; allowed are {', '.join(_FORMATS)}")
     if scale not in (None, 2, 4):
         raise ConfigError(f"upscale: scale: found {scale}; 2 or 4 is allowed")
     if 0 < tile < _LEAST_TILE:
         raise ConfigError(f"upscale: --tile: found {tile}; allowed are 0 and {_LEAST_TILE} or more")
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.console import loading
+        from sesr_lab.data.refusal import shown
+        from sesr_lab.results.batch import Failed, Settings, upscale_files
+        from sesr_lab.results.inference import network
+
     settings = Settings(
         suffix=_FORMATS[format] if format is not None else None,
         quality=quality,
@@ -60,7 +62,7 @@ def upscale(
         compare=compare or original is not None,
         originals=original,
     )
-    found = network(model, scale=scale, open_tracker=lambda: open_store(tracking_uri), prefix=model_prefix(model_name))
+    found = network(model, scale=scale, open_tracker=lambda: opened(tracking_uri), prefix=model_prefix(model_name))
 
     def say(failure: Failed) -> None:
         print(f"error: {failure.input}: {failure.reason}", file=sys.stderr)

@@ -12,7 +12,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -102,7 +102,8 @@ def result_was_lost() -> str | None:
 
 def redraws(stream: TextIO) -> bool:
     """Whether the stream is a terminal on which a line can be drawn anew; a log never is, whatever is forced."""
-    return stream.isatty() and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
+    forbidden = any(os.environ.get(name) == "0" for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE"))
+    return stream.isatty() and not forbidden and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -113,7 +114,7 @@ def console(*, stderr: bool = False) -> Console:
     return Console(
         stderr=stderr,
         highlight=False,
-        force_terminal=True if _is_set("CLICOLOR_FORCE") else None,
+        force_terminal=True if _is_set("CLICOLOR_FORCE") or redraws(stream) else None,
         no_color=True if os.environ.get("CLICOLOR") == "0" and not _is_forced() else None,
         width=None if "COLUMNS" in os.environ or _has_a_terminal(stream) else LOG_WIDTH,
     )
@@ -145,8 +146,8 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return "".join(_SPELLINGS.get(character, "?") for character in missing), failed.end
 
 
-def _is_set(name: str, environment: Mapping[str, str] = os.environ) -> bool:
-    return environment.get(name, "") not in {"", "0"}
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in {"", "0"}
 
 
 def _is_forced() -> bool:
