@@ -15,8 +15,10 @@ from sesr_lab.study.spec import built_in
 
 ROOT = Path(sesr_lab.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference-code.md").read_text(encoding="utf-8")
+STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 ROOMS = sorted(path.parent.name for path in (ROOT / "sesr_lab").glob("*/__init__.py"))
-OURS = re.findall(r"^\| `python train\.py[^`]*` \| `sesr-lab ([^`]*)` \|$", README, re.MULTILINE)
+OURS = re.findall(r"^\| `python train\.py[^`]*` \| `sesr-lab ([^`]*)` \|$", REFERENCE, re.MULTILINE)
 
 
 def test_every_room_stands_in_the_readme_once() -> None:
@@ -28,8 +30,8 @@ def test_every_command_of_the_readme_exists() -> None:
     assert set(re.findall(r"[`$] ?sesr-lab ([a-z]+)", README)) <= commands
 
 
-def test_every_built_in_study_stands_in_the_readme() -> None:
-    assert set(built_in()) <= set(re.findall(r"^\| `([a-z0-9-]+)` \|", README, re.MULTILINE))
+def test_every_built_in_study_is_described() -> None:
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", STUDIES, re.MULTILINE)) == set(built_in())
 
 
 def test_the_table_has_each_command_of_the_reference() -> None:
@@ -40,3 +42,13 @@ def test_the_table_has_each_command_of_the_reference() -> None:
 def test_a_command_beside_one_of_the_reference_is_understood(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*shlex.split(words), "--device", "abacus"]) == 1, "settings are checked before the device is"
     assert "error: --device: 'abacus' cannot be used here" in capsys.readouterr().err
+
+
+def test_the_readme_is_read_in_three_screens() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_what_the_documents_link_to_exists() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -45,6 +45,7 @@ for command in (
     networks.promote,
     studies.status,
     machine.ui,
+    machine.sync,
     machine.doctor,
 ):
     app.command()(command)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console, Group
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from sesr_lab.cli.outcomes import gain, outcome_table
+from sesr_lab.cli.progress import PLAIN_EVERY_S, Lines
 from sesr_lab.cli.tables import giga
 from sesr_lab.cli.terminal import console, redraws
 from sesr_lab.training.trainer import Evaluation
@@ -25,8 +26,6 @@ from sesr_lab.trials.outcome import Outcome, best_of
 
 ROWS_SHOWN = 12
 """Trials in the live table; the end table has them all."""
-PLAIN_EVERY_S = 15.0
-"""Without a terminal, a running trial says where it stands at most this often."""
 TELLING_S = 5.0
 """Before a trial has run so long, its speed says little about the time that it needs."""
 _STOPPING = "stopping at the next checkpoint; once more to stop at once"
@@ -115,6 +114,7 @@ class PlainView:
         self.label = ""
         self.psnr: float | None = None
         self.said = time.monotonic()
+        self.lines = Lines(console)
 
     def note(self, text: str) -> None:
         self._line(text)
@@ -128,9 +128,7 @@ class PlainView:
         self.note(text)
 
     def preparing(self, done: int, total: int, text: str) -> None:
-        if time.monotonic() - self.said > PLAIN_EVERY_S:
-            self.said = time.monotonic()
-            self._line(f"{text}: {done / max(total, 1):.0%}")
+        self.lines(done, total, text)
 
     def begin(self, label: str) -> None:
         self.label, self.psnr, self.said = label, None, time.monotonic()
@@ -166,19 +164,6 @@ def watching(title: str) -> Iterator[LiveView | PlainView]:
         except BaseException:
             view.live.transient = False  # what was done so far stays on the screen
             raise
-
-
-@contextmanager
-def loading() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for files that are fetched and prepared: called with what is done, out of how much, and its name."""
-    shown = console(stderr=True)
-    if not redraws(sys.stderr):
-        yield PlainView(shown).preparing
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, console=shown, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
 
 
 def time_left(step: Step) -> str:

@@ -28,7 +28,7 @@ def check(
     if scale not in (2, 4):
         raise ConfigError(f"data check: scale: found {scale}; 2 or 4 is allowed")
     with doing("loading PyTorch"):
-        from sesr_lab.cli.console import loading
+        from sesr_lab.cli.progress import loading
         from sesr_lab.data.dataset import load
 
     with loading() as progress:

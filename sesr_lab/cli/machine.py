@@ -1,4 +1,4 @@
-"""`sesr-lab ui` and `doctor`: MLflow on the right store, and what this machine has."""
+"""`sesr-lab ui`, `sync` and `doctor`: MLflow on the right store, and what this machine has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from sesr_lab.cli.options import Json, Storage, Store
 from sesr_lab.cli.output import print_json
 from sesr_lab.cli.terminal import doing
+from sesr_lab.errors import StoreError
 
 
 def ui(
@@ -23,6 +24,23 @@ def ui(
     from sesr_lab.cli.serve import serve
 
     serve(tracking_uri, host=host, port=port)
+
+
+def sync(tracking_uri: Store = None, as_json: Json = False) -> None:
+    """Send to MLflow's store what waits for it in this folder."""
+    from sesr_lab.cli.progress import loading
+    from sesr_lab.cli.stores import opened, send_waiting
+    from sesr_lab.tracking.store import shown
+
+    tracker = opened(tracking_uri)
+    with loading() as progress:
+        waiting = send_waiting(tracker, progress)
+    if as_json:
+        print_json({"store": shown(tracker.uri), "waiting": waiting})
+    elif not waiting:
+        print(f"nothing waits for {shown(tracker.uri)}")
+    if waiting:
+        raise StoreError(f"{shown(tracker.uri)}: {waiting} writes still wait; is it up? try again later")
 
 
 def doctor(tracking_uri: Store = None, storage: Storage = None, as_json: Json = False) -> None:

@@ -39,7 +39,7 @@ def evaluate(
 ) -> None:
     """Score networks on benchmark folders, as the papers do."""
     with doing("loading PyTorch"):
-        from sesr_lab.cli.console import loading
+        from sesr_lab.cli.progress import loading
         from sesr_lab.results.scoring import score_models
         from sesr_lab.trials.trial import place
 

@@ -50,7 +50,7 @@ def upscale(
     if 0 < tile < _LEAST_TILE:
         raise ConfigError(f"upscale: --tile: found {tile}; allowed are 0 and {_LEAST_TILE} or more")
     with doing("loading PyTorch"):
-        from sesr_lab.cli.console import loading
+        from sesr_lab.cli.progress import loading
         from sesr_lab.data.refusal import shown
         from sesr_lab.results.batch import Failed, Settings, upscale_files
         from sesr_lab.results.inference import network
@@ -97,13 +97,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a network as ONNX, float or int8, checked against PyTorch."""
-    from sesr_lab.cli.console import loading
-    from sesr_lab.data.refusal import shown
-    from sesr_lab.results.export import Form, export
-    from sesr_lab.tracking.runs import open_store
-
     if not int8 and benchmark:
         raise ConfigError("export: --benchmark measures what int8 loses; add --int8, or use sesr-lab evaluate")
+    with doing("loading PyTorch"):
+        from sesr_lab.cli.progress import loading
+        from sesr_lab.data.refusal import shown
+        from sesr_lab.results.export import Form, export
+
     form = Form(int8=int8, rgb=rgb, calibration=calibrate, benchmarks=tuple(benchmark or ()))
     with loading() as progress:
         done = export(
@@ -111,7 +111,7 @@ def export(
             out,
             form,
             scale=scale,
-            open_tracker=lambda: open_store(tracking_uri),
+            open_tracker=lambda: opened(tracking_uri),
             prefix=model_prefix(model_name),
             progress=progress,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sesr_lab.cli.terminal import doing
@@ -21,3 +22,15 @@ def opened(tracking_uri: str | None) -> Tracker:
         from sesr_lab.trials.checkpoint import state_folder
 
         return open_store(tracking_uri, spool=state_folder() / "spool")
+
+
+def send_waiting(tracker: Tracker, progress: Callable[[int, int, str], None]) -> int:
+    """How many writes still wait for the store when it takes no more of them."""
+    most = waiting = tracker.flush()
+    while waiting:
+        progress(most - waiting, most, "sending what waits")
+        before, waiting = waiting, tracker.flush(patience_s=2.0)
+        if waiting >= before:
+            break
+        most = max(most, waiting)
+    return waiting

@@ -73,11 +73,6 @@ class Sheet:
         return table
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
-    console().print(Sheet(title, columns, rows))
-
-
 def show_next(lines: Sequence[str]) -> None:
     """What the user may want to type now."""
     shown = console()
@@ -103,7 +98,7 @@ def show_scores(results: Sequence[ModelScore], *, scale: int) -> None:
     console().print(Sheet(title, columns, rows, expendable=("weights", "GMAC to 720p")))
     for item in results[0].sets if len(results) == 1 else ():
         pictures = [[picture.name, f"{picture.psnr:.2f}", f"{picture.ssim:.4f}"] for picture in item.pictures]
-        print_table(item.set, ["picture", "PSNR", "SSIM"], pictures)
+        console().print(Sheet(item.set, ["picture", "PSNR", "SSIM"], pictures))
 
 
 def show_losses(losses: Sequence[Loss]) -> None:
@@ -125,7 +120,7 @@ def show_costs(counted: Costs, *, title: str, batch: str) -> None:
         "macs_train": "  collapsed as here, by a matrix product",
     }
     rows = [[text, f"{getattr(counted, key):,}", in_units(getattr(counted, key))] for key, text in meaning.items()]
-    print_table(title, ["", "exactly", "about"], rows)
+    console().print(Sheet(title, ["", "exactly", "about"], rows))
 
 
 def show_mapping(title: str, values: Mapping[str, object]) -> None:

@@ -90,10 +90,14 @@ class Tracker:
         return str(found.experiment_id)
 
     def experiments(self) -> dict[str, str]:
-        """The experiments' ids by name, the newest first; MLflow's own empty `Default` is left out."""
+        """The experiments' ids by name, the newest first; MLflow's own `Default` is left out while it has no runs."""
         with self.reporting("list the experiments"):
             found = self.client.search_experiments(max_results=_PAGE)
-        return {each.name: str(each.experiment_id) for each in found if each.name != "Default"}
+            used = [each for each in found if each.name != "Default" or self._has_runs(each.experiment_id)]
+        return {each.name: str(each.experiment_id) for each in used}
+
+    def _has_runs(self, experiment_id: str) -> bool:
+        return bool(self.client.search_runs([experiment_id], max_results=1))
 
     def page(self, experiment_id: str) -> str:
         """Where in the UI the experiment's runs are, to be put behind the server's address."""

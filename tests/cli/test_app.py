@@ -27,7 +27,7 @@ from sesr_lab.cli.app import run
 from sesr_lab.data.image import downscale, luma, shave, upscale
 from sesr_lab.network.model import SESR
 
-COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "doctor", "data")
+COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "sync", "doctor", "data")
 SESR_LAB = (sys.executable, "-m", "sesr_lab")
 
 
