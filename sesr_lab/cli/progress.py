@@ -23,6 +23,7 @@ class Lines:
         self._console, self._said = shown, time.monotonic()
 
     def __call__(self, done: int, total: int, text: str) -> None:
+        """Says it, if it is time again."""
         if time.monotonic() - self._said > PLAIN_EVERY_S:
             self._said = time.monotonic()
             self._console.print(Text(f"{text}: {done / max(total, 1):.0%}"), soft_wrap=True)

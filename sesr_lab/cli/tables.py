@@ -55,10 +55,13 @@ class Sheet:
         wanted = Measurement.get(console, options.update(max_width=_ANY_WIDTH), table).maximum
         return wanted <= options.max_width
 
+    def _says(self, index: int) -> bool:
+        return bool(self.columns[index]) or any(row[index] for row in self.rows)
+
     def _table(self, left_out: Sequence[str]) -> Table:
         table = Table(title=Text(self.title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
         table.pad_edge = False
-        kept = [index for index, name in enumerate(self.columns) if name not in left_out]
+        kept = [index for index, name in enumerate(self.columns) if name not in left_out and self._says(index)]
         for index in kept:
             cells = [row[index] for row in self.rows]
             numbers = index > 0 and all(_NUMBER.fullmatch(cell) for cell in cells)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -147,10 +148,17 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.shown = b""
         self.closed = False
-        variables = environment(TERM=term, COLUMNS=str(columns))
+        termios.tcsetwinsize(slave, (24, columns))
+        variables = environment(TERM=term)
+        variables.pop("COLUMNS", None)
         self.process = subprocess.Popen(
-            words, stdin=slave, stdout=slave if stdout is None else stdout, stderr=slave, env=variables,
+            words,
+            stdin=slave,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave,
+            env=variables,
             start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (one system call, no lock)
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -197,7 +205,10 @@ def is_interrupted(folder: Folder) -> bool:
 def test_a_signal_leaves_a_checkpoint(folder: Folder, number: signal.Signals) -> None:
     process = subprocess.Popen(
         command("sweep", folder.study(trials=1, steps=ENDLESS)),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     until(folder.training, timeout_s=120)
     process.send_signal(number)
@@ -211,7 +222,10 @@ def test_a_signal_leaves_a_checkpoint(folder: Folder, number: signal.Signals) ->
 def test_a_sweep_of_very_short_trials_hears_a_signal_between_them(folder: Folder) -> None:
     process = subprocess.Popen(
         command("sweep", folder.study(trials=8, steps=1)),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     until(lambda: "finished" in process.stderr.readline(), timeout_s=120)  # type: ignore[union-attr]
@@ -224,7 +238,9 @@ def test_a_sweep_of_very_short_trials_hears_a_signal_between_them(folder: Folder
 @pytest.mark.slow
 def test_a_terminal_that_is_gone_fails_no_trial(folder: Folder, terminal: Callable[..., Terminal]) -> None:
     """`sesr-lab sweep & disown`, and the window is closed; later somebody asks it to stop."""
-    shown = terminal("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command("sweep", folder.study(trials=1, steps=ENDLESS)))
+    shown = terminal(
+        "sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command("sweep", folder.study(trials=1, steps=ENDLESS))
+    )
     until(folder.training, timeout_s=120)
     shown.close()
     time.sleep(2)
@@ -236,8 +252,7 @@ def test_a_terminal_that_is_gone_fails_no_trial(folder: Folder, terminal: Callab
 
 @pytest.mark.slow
 def test_closing_a_terminal_stops_at_a_checkpoint(folder: Folder, terminal: Callable[..., Terminal]) -> None:
-    line = f"import os, sys; os.setsid() if os.getsid(0) != os.getpid() else None; import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, {command('sweep', folder.study(trials=1, steps=ENDLESS))!r})"
-    shown = terminal(sys.executable, "-c", line)
+    shown = terminal(*command("sweep", folder.study(trials=1, steps=ENDLESS)))
     until(folder.training, timeout_s=120)
     shown.close()
     assert shown.wait() == 130
@@ -271,7 +286,9 @@ def test_a_study_is_finished_whatever_becomes_of_what_it_says(folder: Folder, sh
 
 @pytest.mark.slow
 def test_a_dumb_terminal_gets_lines(folder: Folder, terminal: Callable[..., Terminal]) -> None:
-    shown = terminal(*command("sweep", folder.study(trials=1, steps=2), "--json"), term="dumb", stdout=subprocess.DEVNULL)
+    shown = terminal(
+        *command("sweep", folder.study(trials=1, steps=2), "--json"), term="dumb", stdout=subprocess.DEVNULL
+    )
     assert shown.wait() == 0
     assert b"t0000-" in shown.shown
     assert b"finished" in shown.shown
