@@ -1,4 +1,4 @@
-"""Command lines, run in the tests' own process."""
+"""Command lines, run in the tests' own process, and outcomes to show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sesr_lab.cli.app import run
+from sesr_lab.trials.outcome import Outcome
 
 
 class Typed:
@@ -35,3 +36,27 @@ class Typed:
         assert "Traceback" not in self.err
         (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
         return line.removeprefix("error: ")
+
+
+def outcomes(count: int = 3) -> list[Outcome]:
+    """Trained networks, each a dB better than the one before."""
+    return [
+        Outcome(
+            label=f"t{number:04d}-m11-f16-p64",
+            network="m11-f16-p64-collapsed",
+            scale=2,
+            settings={},
+            result="finished",
+            reason="",
+            run_id="",
+            params=27_344,
+            macs_720p=6_300_000_000,
+            steps=12_345,
+            seconds=15.0,
+            psnr=34.04 + number,
+            ssim=0.9252,
+            final_psnr=34.0,
+            bicubic_psnr=32.19,
+        )
+        for number in range(count)
+    ]

@@ -6,39 +6,16 @@ import io
 
 import pytest
 from rich.console import Console
+from typed import outcomes
 
 from sesr_lab.cli.outcomes import outcome_table
 from sesr_lab.cli.tables import Sheet, in_units
-from sesr_lab.trials.outcome import Outcome
 
 
 def shown(sheet: Sheet, width: int) -> list[str]:
     file = io.StringIO()
     Console(file=file, width=width).print(sheet)
     return file.getvalue().splitlines()
-
-
-def outcomes(count: int = 3) -> list[Outcome]:
-    return [
-        Outcome(
-            label=f"t{number:04d}-m11-f16-p64",
-            network="m11-f16-p64-collapsed",
-            scale=2,
-            settings={},
-            result="finished",
-            reason="",
-            run_id="",
-            params=27_344,
-            macs_720p=6_300_000_000,
-            steps=12_345,
-            seconds=15.0,
-            psnr=34.04 + number,
-            ssim=0.9252,
-            final_psnr=34.0,
-            bicubic_psnr=32.19,
-        )
-        for number in range(count)
-    ]
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 200])
