@@ -49,8 +49,7 @@ def serve(tracking_uri: str | None, *, host: str, port: int) -> None:
     with _running(command, _known_here(host, port)) as server:
         with doing("starting MLflow"):
             server.wait_until_it_answers(_reachable(host), port)
-        if not server.asked:
-            print(f"MLflow on {shown(tracker.uri)}: {address} (Ctrl-C ends it)", flush=True)
+        print(f"MLflow on {shown(tracker.uri)}: {address} (Ctrl-C ends it)", flush=True)
         server.wait()
 
 
