@@ -48,8 +48,9 @@ def show_standing(found: Sequence[Standing], *, whole: bool) -> None:
     if not found:
         print("no study is stored here; start one: sesr-lab sweep")
         return
-    columns = ["study", "state", "networks", "best", "other trials"]
-    console().print(Sheet("studies", columns, [_standing(item) for item in found], expendable=["other trials"]))
+    columns = ["study", "state", "networks", "best, dB", "best network", "other trials"]
+    expendable = ["other trials", "best network"]
+    console().print(Sheet("studies", columns, [_standing(item) for item in found], expendable=expendable))
     if whole:
         show_outcomes(found[0].outcomes, title=f"study {found[0].study}", pareto=found[0].pareto)
 
@@ -63,9 +64,9 @@ def gain(outcome: Outcome) -> str:
 
 def _standing(item: Standing) -> list[str]:
     done = str(item.done) if item.wanted is None else f"{item.done} of {item.wanted}"
-    best = f"{item.best.psnr:.2f} dB, {item.best.network}" if item.best else ""
+    best = ["", ""] if item.best is None else [f"{item.best.psnr:.2f}", item.best.network]
     others = [f"{number} {state}" for state, number in item.counts.items() if number and state in _TELLING]
-    return [item.study, "finished" if item.finished else "not finished", done, best, ", ".join(others)]
+    return [item.study, "finished" if item.finished else "not finished", done, *best, ", ".join(others)]
 
 
 def _cells(outcome: Outcome) -> list[str]:

@@ -123,7 +123,7 @@ def show_costs(counted: Costs, *, title: str, batch: str) -> None:
         "macs_train": "  collapsed as here, by a matrix product",
     }
     rows = [[text, f"{getattr(counted, key):,}", in_units(getattr(counted, key))] for key, text in meaning.items()]
-    console().print(Sheet(title, ["", "exactly", "about"], rows))
+    console().print(Sheet(title, ["", "exactly", "about"], rows, expendable=("exactly",)))
 
 
 def show_mapping(title: str, values: Mapping[str, object]) -> None:
