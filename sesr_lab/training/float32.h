@@ -40,9 +40,10 @@ typedef struct {
 /* Planes are given by their first pixel, rows of points by their first place. */
 struct Room {
     Shape shape;
+    long share, shares;            /* of the strips of a picture that several threads work on: every shares-th */
     float *input, *base;           /* a plane of luma - 0.5; what the tail's result is added to: luma or the offset */
     float *target, *output;        /* (scale²) planes; the output becomes its own gradient */
-    float *before;                 /* (m + 1, F) planes: the head's output, then what each PReLU gets */
+    float *before;                 /* (m + 1, F) planes: the head's output, then what each PReLU gets; 3 if forward only */
     float *sum, *sum_grad;         /* (F) planes: what the tail gets, and its gradient */
     float *grad[2];                /* (F) planes: the gradient of a block's output */
     float *in_points, *out_points; /* (POINTS, channels) rows */
@@ -166,7 +167,7 @@ INLINE void convolve_by(const Room *room, const float *in, const float *slopes, 
 {
     const Shape *s = &room->shape;
     long step = strip_of(s, k), all = bands_of(s, k);
-    for (long first = 0; first < all; first += step) {
+    for (long first = step * room->share; first < all; first += step * room->shares) {
         long bands = least(step, all - first);
         to_points(s, in, slopes, inputs, first, bands, room->in_points, k);
         multiply(s, room->in_points, inputs, weights, room->out_points, outputs, bands * wide_of(s, k), k);
@@ -342,27 +343,41 @@ static void cut(const Job *job, const int64_t *where, const Room *room)
         }
 }
 
-static void forward(const Team *team, const Room *room)
+static int trains(const Team *team) { return team->picture == NULL; }
+
+/* The planes of block l's output, where 0 is the head. */
+static float *block_of(const Team *team, const Room *room, long l)
+{
+    return room->before + (trains(team) || l == 0 ? l : 1 + l % 2) * team->job->features * room->shape.plane;
+}
+
+/* From room->input to room->output. Where threads share a picture, they wait for each other's strips. */
+static void forward(Team *team, const Room *room)
 {
     const Job *job = team->job;
     const Shape *s = &room->shape;
-    long features = job->features, step = features * s->plane;
-    const float *slopes = NULL;
-    float *block = room->before;
-    convolve(room, room->input, NULL, 1, team->layers[0].forward, block, features, (Residual){0}, 5);
-    for (long l = 1; l <= job->blocks; l++, block += step) {
+    long features = job->features;
+    const float *slopes = NULL, *block = block_of(team, room, 0);
+    convolve(room, room->input, NULL, 1, team->layers[0].forward, room->before, features, (Residual){0}, 5);
+    if (room->shares > 1) meet(team);
+    for (long l = 1; l <= job->blocks; l++) {
         Residual add = {block, slopes, s->plane};
-        convolve(room, block, slopes, features, team->layers[l].forward, block + step, features, add, 3);
+        float *next = block_of(team, room, l);
+        convolve(room, block, slopes, features, team->layers[l].forward, next, features, add, 3);
+        if (room->shares > 1) meet(team);
         slopes = team->slope + (l - 1) * features;
+        block = next;
     }
-    for (long c = 0; c < features; c++)
-        for (long at = 0; at < s->height * s->row; at += LANES) {
-            vec value = load(block + c * s->plane + at);
+    for (long c = room->share; c < features; c += room->shares)
+        for (long at = c * s->plane; at < c * s->plane + s->height * s->row; at += LANES) {
+            vec value = load(block + at);
             if (slopes) value = prelu(value, slopes[c]);
-            store(room->sum + c * s->plane + at, value + load(room->before + c * s->plane + at));
+            store(room->sum + at, value + load(room->before + at));
         }
+    if (room->shares > 1) meet(team);
     convolve(room, room->sum, NULL, features, team->layers[job->blocks + 1].forward, room->output,
              job->scale * job->scale, (Residual){room->base, NULL, 0}, 5);
+    if (room->shares > 1) meet(team);
 }
 
 /* The patch's absolute error; its gradient, the error's sign, takes the output's place. */
@@ -441,7 +456,7 @@ static void backward(const Team *team, const Room *room, float *total)
 }
 
 /* One patch from its place to its gradients, which are added to the total; returns its absolute error. */
-static double run_patch(const Team *team, Room *room, const int64_t *where, float *total)
+static double run_patch(Team *team, Room *room, const int64_t *where, float *total)
 {
     cut(team->job, where, room);
     forward(team, room);
@@ -462,17 +477,30 @@ static float *take_points(Arena *arena, const Shape *s, long channels)
     return start ? start + MARGIN : NULL;
 }
 
-static void set_room(const Job *job, Room *room, Arena *arena)
+static void set_planes(const Job *job, Room *room, Arena *arena, long height, long width, long blocks)
 {
-    Shape s = room->shape = shape_of(job->patch, job->patch);
-    long features = job->features, outputs = job->scale * job->scale;
+    Shape s = room->shape = shape_of(height, width);
     room->input = take_planes(arena, &s, 1);
     room->base = take_planes(arena, &s, 1);
-    room->target = take_planes(arena, &s, outputs);
-    room->output = take_planes(arena, &s, outputs);
-    room->before = take_planes(arena, &s, (job->blocks + 1) * features);
-    float **single[] = {&room->sum, &room->sum_grad, &room->grad[0], &room->grad[1]};
-    for (size_t i = 0; i < sizeof single / sizeof *single; i++) *single[i] = take_planes(arena, &s, features);
-    room->in_points = take_points(arena, &s, features > outputs ? features : outputs);
-    room->out_points = take_points(arena, &s, features > outputs ? features : outputs);
+    room->output = take_planes(arena, &s, job->scale * job->scale);
+    room->before = take_planes(arena, &s, blocks * job->features);
+    room->sum = take_planes(arena, &s, job->features);
+}
+
+static void set_points(const Job *job, Room *room, Arena *arena)
+{
+    long channels = job->features > job->scale * job->scale ? job->features : job->scale * job->scale;
+    room->in_points = take_points(arena, &room->shape, channels);
+    room->out_points = take_points(arena, &room->shape, channels);
+}
+
+static void set_room(const Job *job, Room *room, Arena *arena)
+{
+    *room = (Room){.shares = 1};
+    set_planes(job, room, arena, job->patch, job->patch, job->blocks + 1);
+    set_points(job, room, arena);
+    room->target = take_planes(arena, &room->shape, job->scale * job->scale);
+    float **single[] = {&room->sum_grad, &room->grad[0], &room->grad[1]};
+    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
+        *single[i] = take_planes(arena, &room->shape, job->features);
 }

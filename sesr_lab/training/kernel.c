@@ -142,6 +142,9 @@ typedef struct {
     const int64_t *plan;
     const double *rates;
     float *losses;
+    const float *picture;       /* (height, width): what is upscaled, where nothing is trained */
+    long height, width;
+    float *upscaled;            /* (scale², height, width) */
     long layer_count, groups;
     long parameters, slopes;    /* their number, and the slopes' place among them */
     long gradients, slope_grad; /* the same in a group's gradients */
@@ -183,6 +186,70 @@ INLINE Walk walk_of(const Job *job, const int64_t *where)
     walk.right = where[0] + corner[2] * where[1] + corner[3] - walk.start;
     walk.down = where[0] + corner[4] * where[1] + corner[5] - walk.start;
     return walk;
+}
+
+/* ---- threads ---- */
+
+INLINE void pause_briefly(void)
+{
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
+/* All threads meet here. Who waits spins for some microseconds, as the others are at work on their cores; where other
+ * processes want these cores too, it then sleeps, for a spinning thread would keep the core from the one it waits for. */
+static void meet(Team *team)
+{
+    int phase = atomic_load(&team->phase);
+    if (atomic_fetch_add(&team->waiting, 1) == team->job->threads - 1) {
+        atomic_store(&team->waiting, 0);
+        pthread_mutex_lock(&team->lock);
+        atomic_store(&team->phase, phase + 1);
+        pthread_cond_broadcast(&team->turned);
+        pthread_mutex_unlock(&team->lock);
+        return;
+    }
+    for (long spins = 0; spins < SPINS; spins++, pause_briefly())
+        if (atomic_load(&team->phase) != phase) return;
+    pthread_mutex_lock(&team->lock);
+    while (atomic_load(&team->phase) == phase) pthread_cond_wait(&team->turned, &team->lock);
+    pthread_mutex_unlock(&team->lock);
+}
+
+enum { GO = 1, GIVE_UP = 2 };
+
+typedef struct {
+    Team *team;
+    void (*job)(Team *, long);
+    long thread;
+} Member;
+
+static void *start(void *argument)
+{
+    Member *member = argument;
+    while (!atomic_load(&member->team->signal)) sched_yield();
+    if (atomic_load(&member->team->signal) == GO) member->job(member->team, member->thread);
+    return NULL;
+}
+
+/* Has all threads of the team do this job; returns 1, with nothing done, where there are no more threads to be had. */
+static int do_together(Team *team, void (*job)(Team *, long))
+{
+    long count = team->job->threads, started = 1;
+    Member members[count];
+    pthread_t threads[count];
+    pthread_mutex_init(&team->lock, NULL);
+    pthread_cond_init(&team->turned, NULL);
+    for (long t = 0; t < count; t++) members[t] = (Member){team, job, t};
+    while (started < count && !pthread_create(&threads[started], NULL, start, &members[started])) started++;
+    int failed = started < count;
+    atomic_store(&team->signal, failed ? GIVE_UP : GO);
+    start(&members[0]);
+    for (long t = 1; t < started; t++) pthread_join(threads[t], NULL);
+    return failed;
 }
 
 #ifdef BFLOAT16
@@ -385,36 +452,7 @@ static void update(const Team *team, long thread, long step, double rate)
         }
 }
 
-/* ---- threads ---- */
-
-INLINE void pause_briefly(void)
-{
-#if defined __x86_64__ || defined __i386__
-    __builtin_ia32_pause();
-#elif defined __aarch64__
-    __asm__ volatile("yield");
-#endif
-}
-
-/* All threads meet here. Who waits spins for some microseconds, as the others are at work on their cores; where other
- * processes want these cores too, it then sleeps, for a spinning thread would keep the core from the one it waits for. */
-static void meet(Team *team)
-{
-    int phase = atomic_load(&team->phase);
-    if (atomic_fetch_add(&team->waiting, 1) == team->job->threads - 1) {
-        atomic_store(&team->waiting, 0);
-        pthread_mutex_lock(&team->lock);
-        atomic_store(&team->phase, phase + 1);
-        pthread_cond_broadcast(&team->turned);
-        pthread_mutex_unlock(&team->lock);
-        return;
-    }
-    for (long spins = 0; spins < SPINS; spins++, pause_briefly())
-        if (atomic_load(&team->phase) != phase) return;
-    pthread_mutex_lock(&team->lock);
-    while (atomic_load(&team->phase) == phase) pthread_cond_wait(&team->turned, &team->lock);
-    pthread_mutex_unlock(&team->lock);
-}
+/* ---- one step after the other ---- */
 
 static float mean_loss(const Team *team)
 {
@@ -424,19 +462,8 @@ static float mean_loss(const Team *team)
     return (float)(loss / (double)(job->batch * job->patch * job->patch * job->scale * job->scale));
 }
 
-enum { GO = 1, GIVE_UP = 2 };
-
-typedef struct {
-    Team *team;
-    long thread;
-} Member;
-
-static void *work(void *argument)
+static void work(Team *team, long thread)
 {
-    Team *team = ((Member *)argument)->team;
-    long thread = ((Member *)argument)->thread;
-    while (!atomic_load(&team->signal)) sched_yield();
-    if (atomic_load(&team->signal) == GIVE_UP) return NULL;
     for (long step = 0; step < team->steps; step++) {
         collapse(team, thread);
         meet(team);
@@ -455,7 +482,6 @@ static void *work(void *argument)
         update(team, thread, step, team->rates[step]);
         meet(team);
     }
-    return NULL;
 }
 
 /* ---- memory ---- */
@@ -487,16 +513,25 @@ static void set_layers(Team *team, Arena *arena)
     team->parameters = team->slopes + (job->relu ? 0 : job->blocks * features);
 }
 
-static void set_team(Team *team, Arena *arena)
+/* What training and upscaling need alike. */
+static void set_network(Team *team, Arena *arena)
 {
     const Job *job = team->job;
+    team->layer_count = job->blocks + 2;
     team->layers = take(arena, (size_t)team->layer_count * sizeof(Layer));
     team->rooms = take(arena, (size_t)job->threads * sizeof(Room));
     team->slope = take(arena, (size_t)(job->blocks * slope_row(job)) * 4);
+    set_layers(team, arena);
+}
+
+static void set_training(Team *team, Arena *arena)
+{
+    const Job *job = team->job;
+    set_network(team, arena);
+    team->groups = least(job->batch, GROUPS);
     team->group_loss = take(arena, (size_t)team->groups * sizeof(double));
     team->squares = take(arena, (size_t)(team->layer_count * job->feature_size + job->blocks) * sizeof(double));
     team->group_grad = take(arena, (size_t)team->groups * sizeof(float *));
-    set_layers(team, arena);
     team->grad = take(arena, (size_t)team->parameters * 4);
     for (long g = 0; g < team->groups; g++) {
         float *grad = take(arena, (size_t)team->gradients * 4);
@@ -506,18 +541,16 @@ static void set_team(Team *team, Arena *arena)
     for (long t = 0; t < job->threads; t++) set_room(job, arena->start ? &team->rooms[t] : &counted, arena);
 }
 
-/* The team's memory, to be freed by its start; NULL if there is none. */
-static void *prepare(Team *team)
+/* The memory that `set` lays out for the team, to be freed by its start; NULL if there is none. */
+static void *prepare(Team *team, void (*set)(Team *, Arena *))
 {
     Arena arena = {0};
-    team->layer_count = team->job->blocks + 2;
-    team->groups = least(team->job->batch, GROUPS);
-    set_team(team, &arena);
+    set(team, &arena);
     arena.start = aligned_alloc(64, arena.used);
     if (!arena.start) return NULL;
     memset(arena.start, 0, arena.used);
     arena.used = 0;
-    set_team(team, &arena);
+    set(team, &arena);
     return arena.start;
 }
 
@@ -527,7 +560,7 @@ static void *prepare(Team *team)
 int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
 {
     Team team = {.job = job};
-    void *memory = prepare(&team);
+    void *memory = prepare(&team, set_training);
     if (!memory) return 1;
     for (int64_t n = 0; n < count; n++) cut(job, plan + 4 * n, &team.rooms[0]);
     free(memory);
@@ -538,19 +571,57 @@ int sesr_cut(const Job *job, int64_t count, const int64_t *plan)
  * Returns 0, or 1 where memory or threads ran out before anything was changed. */
 int sesr_run(const Job *job, int64_t first, int64_t steps, const int64_t *plan, const double *rates, float *losses)
 {
-    Team team = {.job = job, .first = first, .steps = steps, .plan = plan, .rates = rates, .losses = losses,
-                 .lock = PTHREAD_MUTEX_INITIALIZER, .turned = PTHREAD_COND_INITIALIZER};
-    void *memory = prepare(&team);
+    Team team = {.job = job, .first = first, .steps = steps, .plan = plan, .rates = rates, .losses = losses};
+    void *memory = prepare(&team, set_training);
     if (!memory) return 1;
-    Member members[job->threads];
-    pthread_t threads[job->threads];
-    long started = 1;
-    for (long t = 0; t < job->threads; t++) members[t] = (Member){&team, t};
-    while (started < job->threads && !pthread_create(&threads[started], NULL, work, &members[started])) started++;
-    int failed = started < job->threads;
-    atomic_store(&team.signal, failed ? GIVE_UP : GO);
-    if (!failed) work(&members[0]);
-    for (long t = 1; t < started; t++) pthread_join(threads[t], NULL);
+    int failed = do_together(&team, work);
     free(memory);
     return failed;
 }
+
+#ifndef BFLOAT16
+/* Upscales one picture of team->height × team->width, 16 × 16 at least; strips are shared out. */
+static void upscale(Team *team, long thread)
+{
+    const Room *room = &team->rooms[thread];
+    const Shape *s = &room->shape;
+    long width = s->width, rows = team->job->scale * team->job->scale * s->height;
+    collapse(team, thread);
+    for (long y = thread; y < s->height; y += room->shares)
+        for (long x = 0; x < width; x++) {
+            float luma = team->picture[y * width + x];
+            room->input[y * s->row + x] = luma - 0.5f;
+            room->base[y * s->row + x] = team->job->input_residual ? luma : (float)team->job->offset;
+        }
+    meet(team);
+    forward(team, room);
+    for (long y = thread; y < rows; y += room->shares) {
+        const float *from = room->output + y / s->height * s->plane + y % s->height * s->row;
+        memcpy(team->upscaled + y * width, from, (size_t)width * 4);
+    }
+}
+
+static void set_upscaling(Team *team, Arena *arena)
+{
+    set_network(team, arena);
+    Room room = {.shares = team->job->threads};
+    set_planes(team->job, &room, arena, team->height, team->width, 3);
+    for (long t = 0; t < team->job->threads; t++) {
+        room.share = t;
+        set_points(team->job, &room, arena);
+        if (arena->start) team->rooms[t] = room;
+    }
+}
+
+/* Runs the network on a picture (height, width), 16 × 16 at least: subpixels (scale², height, width).
+ * Of the job, what concerns training is not read. Returns as sesr_run does. */
+int sesr_upscale(const Job *job, const float *picture, int64_t height, int64_t width, float *upscaled)
+{
+    Team team = {.job = job, .picture = picture, .height = height, .width = width, .upscaled = upscaled};
+    void *memory = prepare(&team, set_upscaling);
+    if (!memory) return 1;
+    int failed = do_together(&team, upscale);
+    free(memory);
+    return failed;
+}
+#endif

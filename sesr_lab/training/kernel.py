@@ -9,10 +9,11 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from torch import Tensor
 
 from sesr_lab.data.patches import LEVELS, PatchPool, symmetry_corners, symmetry_orders
-from sesr_lab.network.model import SESR
+from sesr_lab.network.model import SESR, run_collapsed
 from sesr_lab.training import cores, library
 from sesr_lab.training.recipe import Recipe
 
@@ -66,6 +67,26 @@ def products_here() -> str:
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
+@torch.no_grad()
+def forward(network: SESR, x: Tensor) -> Tensor:
+    """Luma (1, 1, h, w) to (1, 1, scale·h, scale·w) on the CPU in float32, by kernel.c.
+
+    Raises:
+        BuildError: kernel.c cannot be had here; `missing_here` says so before.
+    """
+    height, width = x.shape[2:]
+    if min(height, width) < SMALLEST_PATCH:
+        return F.pixel_shuffle(run_collapsed(network.collapse(), x), network.scale)
+    weights, picture = _flat(network), x.contiguous()
+    upscaled = torch.empty(1, network.scale**2, height, width)
+    job = Job(**_shape(network), weights=weights.data_ptr(), threads=_threads())
+    size = (ctypes.c_int64(height), ctypes.c_int64(width))
+    places = (ctypes.c_void_p(picture.data_ptr()), *size, ctypes.c_void_p(upscaled.data_ptr()))
+    if library.load().sesr_upscale(ctypes.byref(job), *places) != 0:
+        raise MemoryError(f"no memory to upscale a picture of {width}x{height}")
+    return F.pixel_shuffle(upscaled, network.scale)
+
+
 class KernelEngine:
     """Adam steps in kernel.c for collapsed blocks, on as many threads as torch uses and the machine allows.
 
@@ -75,9 +96,8 @@ class KernelEngine:
     def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiled: ctypes.CDLL | None = None) -> None:
         self.network, self.pool, self.recipe = network, pool, recipe
         self.steps = 0
-        named = dict(network.named_parameters())
-        self.trained = [name for name in PARAMETERS if named[name].requires_grad and named[name].numel()]
-        self.weights = torch.cat([named[name].detach().flatten() for name in self.trained])
+        self.trained = _trained(network)
+        self.weights = _flat(network)
         self.average = self.weights.clone()
         self.moments = {key: torch.zeros_like(self.weights) for key in _moment_names(recipe)}
         self.library = compiled or library.load(*_defines(network, recipe))
@@ -140,18 +160,12 @@ class KernelEngine:
         paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
         largest = self.moments.get("max_exp_avg_sq")
         return Job(
-            blocks=network.m,
-            features=network.f,
-            feature_size=network.feature_size,
-            scale=network.scale,
+            **_shape(network),
             patch=recipe.patch,
             batch=recipe.batch_size,
-            threads=min(torch.get_num_threads(), cores.allowed(), recipe.batch_size, GROUPS),
+            threads=min(_threads(), recipe.batch_size, GROUPS),
             amsgrad=recipe.amsgrad,
             clip_output=recipe.clip_output,
-            input_residual=network.offset is None,
-            relu=network.activation == "relu",
-            offset=0.0 if network.offset is None else float(network.offset),
             beta1=recipe.adam_beta1,
             beta2=recipe.adam_beta2,
             eps=recipe.adam_eps,
@@ -186,6 +200,34 @@ class KernelEngine:
         named = dict(self.network.named_parameters())
         for name, value in self._split(self.weights).items():
             named[name].copy_(value)
+
+
+def _trained(network: SESR) -> list[str]:
+    named = dict(network.named_parameters())
+    return [name for name in PARAMETERS if named[name].requires_grad and named[name].numel()]
+
+
+def _flat(network: SESR) -> Tensor:
+    """What training moves, as kernel.c lays it out."""
+    named = dict(network.named_parameters())
+    return torch.cat([named[name].detach().flatten() for name in PARAMETERS])
+
+
+def _shape(network: SESR) -> dict[str, float]:
+    """A `Job`'s fields that say what the network is."""
+    return {
+        "blocks": network.m,
+        "features": network.f,
+        "feature_size": network.feature_size,
+        "scale": network.scale,
+        "input_residual": network.offset is None,
+        "relu": network.activation == "relu",
+        "offset": 0.0 if network.offset is None else float(network.offset),
+    }
+
+
+def _threads() -> int:
+    return min(torch.get_num_threads(), cores.allowed())
 
 
 def _defines(network: SESR, recipe: Recipe) -> tuple[str, ...]:

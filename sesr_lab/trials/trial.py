@@ -19,9 +19,10 @@ from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import Costs, costs
 from sesr_lab.network.model import SESR
-from sesr_lab.scores.evaluate import Validator
+from sesr_lab.scores.evaluate import Forward, Validator
 from sesr_lab.scores.metrics import Score
 from sesr_lab.study.config import TrialConfig, one_of
+from sesr_lab.training import kernel
 from sesr_lab.training.engine import ENGINES, EngineName
 from sesr_lab.training.trainer import Budget, Checkpoint, Evaluation, Fitted, Progress, Status, fit
 from sesr_lab.training.transfer import start_from
@@ -177,8 +178,13 @@ def _material(source: str, scale: int, device: torch.device) -> tuple[PatchPool,
     loaded = load_data(source, scale)
     return (
         PatchPool(loaded.train, scale=scale, device=device),
-        Validator(loaded.valid, scale=scale, device=device),
+        Validator(loaded.valid, scale=scale, device=device, forward=_forward(device)),
     )
+
+
+def _forward(device: torch.device) -> Forward | None:
+    """The fastest forward pass on the device; None stands for plain PyTorch's."""
+    return kernel.forward if device.type == "cpu" and kernel.missing_here() is None else None
 
 
 class _Scorer:

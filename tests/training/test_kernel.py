@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from trainable import network, smooth_pool
 
-from sesr_lab.training import library
+from sesr_lab.training import kernel, library
 from sesr_lab.training.engine import SimpleEngine
 from sesr_lab.training.kernel import KernelEngine, products_here
 from sesr_lab.training.recipe import recipe
@@ -137,6 +137,22 @@ def test_all_kinds_of_network_are_trained(
     shape: Shape, activation: str, input_residual: bool, built: Callable[..., ctypes.CDLL]
 ) -> None:
     check(shape, built(*library.native()), activation=activation, input_residual=input_residual)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("m", "f", "scale", "size"),
+    [(0, 5, 2, (16, 16)), (1, 8, 4, (17, 300)), (2, 16, 2, (61, 33)), (3, 7, 4, (40, 19)), (5, 4, 2, (9, 50))],
+)
+def test_whole_pictures_are_upscaled_as_by_plain_pytorch(
+    m: int, f: int, scale: int, size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "_threads", lambda: threads)
+    picture = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    for kind in ({}, {"activation": "relu", "input_residual": False}):
+        net = network(m, f, 12, scale, **kind)
+        with torch.no_grad():
+            torch.testing.assert_close(kernel.forward(net, picture), net(picture), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
