@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test quick lint check clean
+.PHONY: sweep test quick lint check bench-gpu clean
 sweep: $(READY)
 	$(BIN)/sesr-lab sweep
 
@@ -23,6 +23,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: test lint
+
+# Ten minutes on a GPU; without one: make bench-gpu GPU="--device cpu --quick"
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 # A build of torch that pip finds at hand (see pip's find-links) is taken first; else the registry's.
 $(READY): pyproject.toml

@@ -67,14 +67,13 @@ class PatchPool:
             where: (N, 4), one step of `plan`, on the pool's device.
             patch: side of the LR patches in pixels.
         """
-        start, width, symmetry = where[:, 0], where[:, 1], where[:, 2]
-        down, right, order = _symmetry_tables(patch, self.scale, where.device)
-        index = start[:, None] + down[symmetry] * width[:, None] + right[symmetry]  # (N, patch²)
-        rows = self.rows.index_select(0, index.flatten())  # (N·patch², 1 + scale²)
-        batch = rows.view(-1, patch, patch, 1 + self.scale**2).permute(0, 3, 1, 2)
-        values = batch.float() * (1 / LEVELS)
-        channels = order[symmetry][:, :, None, None].expand(-1, -1, patch, patch)
-        return values[:, :1], values[:, 1:].gather(1, channels)
+        start, width, symmetry = where[:, 0, None, None], where[:, 1, None, None], where[:, 2]
+        numbers = 1 + self.scale**2
+        table = _gather_table(patch, self.scale, where.device).index_select(0, symmetry)  # (N, 2 + scale², patch²)
+        index = torch.addcmul(table[:, 1:], table[:, :1], width).add_(start * numbers)
+        values = self.rows.view(-1).take(index) * (1 / LEVELS)
+        batch = values.view(-1, numbers, patch, patch)
+        return batch[:, :1], batch[:, 1:]
 
     def _plan_block(self, seed: int, block: int, batch_size: int, patch: int) -> Tensor:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + block) % 2**63)
@@ -121,6 +120,25 @@ def _symmetry_tables(patch: int, scale: int, device: torch.device) -> tuple[Tens
         tables = source // patch, source % patch, order
         _TABLES[key] = tuple(table.to(device) for table in tables)  # type: ignore[assignment]  # three of them
     return _TABLES[key]
+
+
+_GATHER: dict[tuple[int, int, torch.device], Tensor] = {}
+
+
+def _gather_table(patch: int, scale: int, device: torch.device) -> Tensor:
+    """Where a patch's numbers lie from its picture's first one on, for each symmetry: (8, 2 + scale², patch²) int64.
+
+    First what the picture's width is multiplied with, the same for all numbers of a pixel; then what is added for
+    the luma and for each HR channel.
+    """
+    key = (patch, scale, device)
+    if key not in _GATHER:
+        down, right, order = _symmetry_tables(patch, scale, torch.device("cpu"))
+        numbers = 1 + scale**2
+        channel = torch.cat([torch.zeros_like(order[:, :1]), 1 + order], 1)  # (8, 1 + scale²)
+        added = right[:, None] * numbers + channel[:, :, None]
+        _GATHER[key] = torch.cat([down[:, None] * numbers, added], 1).to(device)
+    return _GATHER[key]
 
 
 def symmetry_corners(patch: int) -> Tensor:

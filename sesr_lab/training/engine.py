@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, Protocol, cast
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
-from sesr_lab.network.model import SESR, Collapsed
+from sesr_lab.network.model import SESR
 from sesr_lab.training import cores, kernel
+from sesr_lab.training.graph import GraphEngine, compiled
+from sesr_lab.training.loss import bfloat16_loss, exact_float32
 from sesr_lab.training.recipe import Recipe
 
 EngineName = Literal["auto", "simple", "compiled", "kernel", "graph"]
@@ -24,9 +26,6 @@ COMPILING_PAYS_SECONDS = 300
 """A run of at least this length earns back torch.compile's 20 to 60 seconds."""
 MACS_PER_SECOND = 5e12
 """The pace of training on a GPU, to guess a run's length from its steps."""
-STEPS_PER_REPLAY = 8
-EAGER_STEPS = 3
-"""Steps before a CUDA graph is captured, so that all that is allocated on first use exists."""
 
 
 class Engine(Protocol):
@@ -61,7 +60,8 @@ class SimpleEngine:
     def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
         """As `Engine.run`."""
         plan = plan.to(self.pool.rows.device)
-        return torch.stack([self._step(at, rate) for at, rate in zip(plan, learning_rates, strict=True)])
+        with exact_float32(self.device):
+            return torch.stack([self._step(at, rate) for at, rate in zip(plan, learning_rates, strict=True)])
 
     def averaged(self) -> dict[str, Tensor]:
         """As `Engine.averaged`."""
@@ -115,103 +115,22 @@ class SimpleEngine:
                 self.average[name].lerp_(value, 1 - self.recipe.ema_decay)
 
 
-def bfloat16_loss(weights: Collapsed, identity: Tensor, lr: Tensor, target: Tensor, clip: bool) -> Tensor:
-    """Mean absolute error with bfloat16 activations; the image, the head and the residuals' ones stay in float32.
-
-    A function of tensors alone, so that torch.compile keeps one result for all networks of a shape.
-    """
-    features = F.conv2d(lr - 0.5, weights.head, padding=2)
-    skip = features = features.to(torch.bfloat16, memory_format=torch.channels_last)
-    for weight, slope in zip((weights.body - identity).bfloat16(), weights.slopes.bfloat16(), strict=True):
-        features = F.prelu(F.conv2d(features, weight, padding=1) + features, slope)
-    residual = F.conv2d(features + skip, weights.tail.bfloat16(), padding=2).float()
-    output = residual + (lr if weights.offset is None else weights.offset)
-    return (output.clamp(0, 1) if clip else output).sub(target).abs().mean()
-
-
 class CompiledEngine(SimpleEngine):
-    """SimpleEngine with torch.compile and bfloat16, for collapsed blocks.
+    """SimpleEngine with torch.compile and bfloat16 on a GPU, for collapsed blocks.
 
     torch keeps what it compiled for the process's later trials of the same shape, and on disk for other processes.
     """
 
-    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
+    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe) -> None:
         super().__init__(network, pool, recipe)
         self.identity = network.body.identity()
-        self.loss = _compiled_loss() if compiles else bfloat16_loss
+        self.compiled = compiled(bfloat16_loss)
 
     def _loss(self, lr: Tensor, target: Tensor) -> Tensor:
-        return self.loss(self.network.collapse(), self.identity, lr, target, self.recipe.clip_output)
-
-
-@cache
-def _compiled_loss() -> Callable[..., Tensor]:
-    return torch.compile(bfloat16_loss, dynamic=False)
-
-
-class GraphEngine(CompiledEngine):
-    """Whole steps, crops included, in CUDA graphs: one launch runs several, and nothing waits for the CPU."""
-
-    def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiles: bool = True) -> None:
-        super().__init__(network, pool, recipe, compiles=compiles)
-        self._make_capturable()
-        self.plan = torch.zeros(STEPS_PER_REPLAY, recipe.batch_size, 4, dtype=torch.int64, device=self.device)
-        self.rates = torch.zeros(STEPS_PER_REPLAY, device=self.device)
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self.eager_left = EAGER_STEPS
-
-    def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
-        """As `Engine.run`."""
-        plan = plan.to(self.device, non_blocking=True)
-        rates = torch.tensor(learning_rates, device=self.device)
-        losses, done = [], 0
-        while done < len(plan):
-            count = STEPS_PER_REPLAY if len(plan) - done >= STEPS_PER_REPLAY and not self.eager_left else 1
-            self.plan[:count].copy_(plan[done : done + count])
-            self.rates[:count].copy_(rates[done : done + count])
-            losses.append(self._replay(count))
-            done += count
-        return torch.cat(losses)
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """As `Engine.load`; Adam's state lies elsewhere afterwards, so graphs are captured anew."""
-        super().load(state)
-        self._make_capturable()
-        self.graphs, self.eager_left = {}, EAGER_STEPS
-
-    def _make_capturable(self) -> None:
-        for group in self.optimizer.param_groups:
-            group |= {"capturable": True, "fused": True, "foreach": False}
-            group["lr"] = torch.zeros((), device=self.device)
-
-    def _set_learning_rate(self, learning_rate: float | Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"].copy_(learning_rate * group["pace"])
-
-    def _replay(self, count: int) -> Tensor:
-        """`count` steps over self.plan: the first few eager, on the side stream that capturing asks for."""
-        if self.eager_left:
-            self.eager_left -= 1
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                losses = self._steps(count)
-            torch.cuda.current_stream().wait_stream(side)
-            return losses
-        if count not in self.graphs:
-            self.graphs[count] = self._capture(count)
-        graph, losses = self.graphs[count]
-        graph.replay()
-        return losses.clone()
-
-    def _capture(self, count: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            losses = self._steps(count)
-        return graph, losses
-
-    def _steps(self, count: int) -> Tensor:
-        return torch.stack([self._step(self.plan[i], self.rates[i]) for i in range(count)])
+        weights = self.network.collapse()
+        outside = weights._replace(body=weights.body - self.identity)
+        loss: Tensor = self.compiled(outside, lr, target, self.recipe.clip_output)
+        return loss
 
 
 def _adam(network: SESR, recipe: Recipe) -> torch.optim.Adam:
@@ -263,6 +182,9 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
         return "simple"
     if _on_cuda(network, pool):
         return "graph"
+    if next(network.parameters()).is_cuda:
+        _say("the training set does not fit into the GPU's memory; plain PyTorch trains, from patches cut on the CPU")
+        return "simple"
     reason = kernel.why_not(network, pool, recipe)
     if reason is None:
         return "kernel"

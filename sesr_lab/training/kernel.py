@@ -15,14 +15,13 @@ from torch import Tensor
 from sesr_lab.data.patches import LEVELS, PatchPool, symmetry_corners, symmetry_orders
 from sesr_lab.network.model import SESR, run_collapsed
 from sesr_lab.training import cores, library
+from sesr_lab.training.flat import FlatState, flat_weights
 from sesr_lab.training.recipe import Recipe
 
 SMALLEST_PATCH = 16
 LARGEST_F = 64
 GROUPS = 16
 """As in kernel.c: more threads than groups of patches find no work."""
-PARAMETERS = ("head.expand", "head.project", "body.expand", "body.project", "tail.expand", "tail.project", "slopes")
-"""What training moves, in the order of kernel.c; without blocks or PReLUs, those of them that hold numbers."""
 
 
 class Job(ctypes.Structure):
@@ -77,7 +76,7 @@ def forward(network: SESR, x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     if min(height, width) < SMALLEST_PATCH:
         return F.pixel_shuffle(run_collapsed(network.collapse(), x), network.scale)
-    weights, picture = _flat(network), x.contiguous()
+    weights, picture = flat_weights(network), x.contiguous()
     upscaled = torch.empty(1, network.scale**2, height, width)
     job = Job(**_shape(network), weights=weights.data_ptr(), threads=_threads())
     size = (ctypes.c_int64(height), ctypes.c_int64(width))
@@ -94,16 +93,13 @@ class KernelEngine:
     """
 
     def __init__(self, network: SESR, pool: PatchPool, recipe: Recipe, *, compiled: ctypes.CDLL | None = None) -> None:
-        self.network, self.pool, self.recipe = network, pool, recipe
-        self.steps = 0
-        self.trained = _trained(network)
-        self.weights = _flat(network)
-        self.average = self.weights.clone()
-        self.moments = {key: torch.zeros_like(self.weights) for key in _moment_names(recipe)}
+        self.pool, self.recipe = pool, recipe
+        self.flat = FlatState(network, recipe)
+        self.averaged, self.state, self.load = self.flat.averaged, self.flat.state, self.flat.load
         self.library = compiled or library.load(*_defines(network, recipe))
         self.corners = symmetry_corners(recipe.patch)
         self.order = symmetry_orders(network.scale)
-        self.job = self._job()
+        self.job = self._job(network)
 
     def run(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
         """As `Engine.run`.
@@ -118,11 +114,11 @@ class KernelEngine:
         losses = torch.empty(count)
         rates = (ctypes.c_double * count)(*learning_rates)
         places = (ctypes.c_void_p(plan.data_ptr()), rates, ctypes.c_void_p(losses.data_ptr()))
-        steps = (ctypes.c_int64(self.steps), ctypes.c_int64(count))
+        steps = (ctypes.c_int64(self.flat.steps), ctypes.c_int64(count))
         if self.library.sesr_run(ctypes.byref(self.job), *steps, *places) != 0:
             raise MemoryError(f"no memory for {self.job.threads} threads with patches of {self.recipe.patch}")
-        self.steps += count
-        self._publish()
+        self.flat.steps += count
+        self.flat.publish()
         return losses
 
     def cut_only(self, plan: Tensor) -> None:
@@ -130,35 +126,10 @@ class KernelEngine:
         share = plan.flatten(0, 1)[:: self.job.threads].contiguous()
         self.library.sesr_cut(ctypes.byref(self.job), ctypes.c_int64(len(share)), ctypes.c_void_p(share.data_ptr()))
 
-    def averaged(self) -> dict[str, Tensor]:
-        """As `Engine.averaged`."""
-        source = self.average if self.recipe.ema_decay else self.weights
-        return {name: value.clone() for name, value in (self._split(source) | self._fixed()).items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """As `Engine.state`; the same names as SimpleEngine's."""
-        fixed = self._fixed()
-        state = {f"weights.{name}": value for name, value in (self._split(self.weights) | fixed).items()}
-        state |= {f"average.{name}": value for name, value in (self._split(self.average) | fixed).items()}
-        for key, moment in self.moments.items():
-            state |= {f"adam.{name}.{key}": value for name, value in self._split(moment).items()}
-        state |= {f"adam.{name}.step": torch.tensor(float(self.steps)) for name in self.trained}
-        return {name: value.clone() for name, value in state.items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """As `Engine.load`."""
-        for name in self.trained:
-            self._split(self.weights)[name].copy_(state[f"weights.{name}"])
-            self._split(self.average)[name].copy_(state[f"average.{name}"])
-            for key, moment in self.moments.items():
-                self._split(moment)[name].copy_(state[f"adam.{name}.{key}"])
-        self.steps = int(state[f"adam.{self.trained[0]}.step"].item())
-        self._publish()
-
-    def _job(self) -> Job:
-        network, recipe = self.network, self.recipe
+    def _job(self, network: SESR) -> Job:
+        recipe, flat = self.recipe, self.flat
         paces = recipe.paces(f=network.f, feature_size=network.feature_size, scale=network.scale)
-        largest = self.moments.get("max_exp_avg_sq")
+        largest = flat.moments.get("max_exp_avg_sq")
         return Job(
             **_shape(network),
             patch=recipe.patch,
@@ -176,41 +147,12 @@ class KernelEngine:
             level=1 / LEVELS,
             corners=self.corners.data_ptr(),
             order=self.order.data_ptr(),
-            weights=self.weights.data_ptr(),
-            moment=self.moments["exp_avg"].data_ptr(),
-            second=self.moments["exp_avg_sq"].data_ptr(),
+            weights=flat.weights.data_ptr(),
+            moment=flat.moments["exp_avg"].data_ptr(),
+            second=flat.moments["exp_avg_sq"].data_ptr(),
             largest=None if largest is None else largest.data_ptr(),
-            average=self.average.data_ptr(),
+            average=flat.average.data_ptr(),
         )
-
-    def _split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat tensor by parameter name, in the parameters' shapes."""
-        named = dict(self.network.named_parameters())
-        pieces = flat.split_with_sizes([named[name].numel() for name in self.trained])
-        return {name: piece.view(named[name].shape) for name, piece in zip(self.trained, pieces, strict=True)}
-
-    def _fixed(self) -> dict[str, Tensor]:
-        """The parameters that training leaves alone, by name."""
-        named = self.network.named_parameters()
-        return {name: value.detach() for name, value in named if name not in self.trained}
-
-    @torch.no_grad()
-    def _publish(self) -> None:
-        """The network gets the weights."""
-        named = dict(self.network.named_parameters())
-        for name, value in self._split(self.weights).items():
-            named[name].copy_(value)
-
-
-def _trained(network: SESR) -> list[str]:
-    named = dict(network.named_parameters())
-    return [name for name in PARAMETERS if named[name].requires_grad and named[name].numel()]
-
-
-def _flat(network: SESR) -> Tensor:
-    """What training moves, as kernel.c lays it out."""
-    named = dict(network.named_parameters())
-    return torch.cat([named[name].detach().flatten() for name in PARAMETERS])
 
 
 def _shape(network: SESR) -> dict[str, float]:
@@ -235,8 +177,3 @@ def _defines(network: SESR, recipe: Recipe) -> tuple[str, ...]:
     if products_here() == "bfloat16" and network.f <= LARGEST_F and recipe.patch % 2 == 0:
         return "BFLOAT16", f"F={network.f}", f"SCALE={network.scale}"
     return ()
-
-
-def _moment_names(recipe: Recipe) -> tuple[str, ...]:
-    """torch.optim.Adam's names for its state."""
-    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if recipe.amsgrad else ("exp_avg", "exp_avg_sq")

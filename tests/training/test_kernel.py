@@ -110,9 +110,9 @@ def check_program(shape: Shape, program: Path, *, runner: tuple[str, ...] = ()) 
     """The same of driver.c compiled to `program`, run by `runner`."""
     case = Case(shape)
     engine = case.engine()
-    flat = [engine.weights, engine.average, *engine.moments.values()]
+    flat = [engine.flat.weights, engine.flat.average, *engine.flat.moments.values()]
     tensors = [case.pool.rows, engine.corners, engine.order, case.plan, torch.tensor(RATES, dtype=torch.float64), *flat]
-    sizes = torch.tensor([STEPS, len(case.pool.rows), len(engine.weights), 2])
+    sizes = torch.tensor([STEPS, len(case.pool.rows), len(engine.flat.weights), 2])
     parts = [sizes.numpy().tobytes(), bytes(engine.job), *(tensor.numpy().tobytes() for tensor in tensors)]
     given, left = program.with_suffix(".in"), program.with_suffix(".out")
     given.write_bytes(b"".join(parts))
@@ -121,7 +121,7 @@ def check_program(shape: Shape, program: Path, *, runner: tuple[str, ...] = ()) 
     losses, *arrays = torch.from_numpy(np.fromfile(left, np.float32)).split([STEPS, *(len(each) for each in flat)])
     for tensor, array in zip(flat, arrays, strict=True):
         tensor.copy_(array)
-    engine.steps = STEPS
+    engine.flat.steps = STEPS
     case.check(losses, engine.state())
 
 

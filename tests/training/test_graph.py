@@ -1,0 +1,242 @@
+"""The graph engine on the CPU: what a capture forbids, and a stand-in for graphs that replays what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+from trainable import network, smooth_pool
+
+from sesr_lab.training.engine import SimpleEngine
+from sesr_lab.training.graph import GraphEngine
+from sesr_lab.training.loss import float32_loss
+from sesr_lab.training.recipe import Recipe, recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = {"batch_size": 3, "patch": 18}
+HOST = ("cpu", "cuda", "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__")
+MADE_ON_HOST = (torch.tensor, torch.as_tensor, torch.from_numpy)
+FORBIDDEN = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded)
+
+
+class NotCapturableError(AssertionError):
+    """Something that a capture forbids, or that would wait for the host."""
+
+
+class _NoHost(TorchFunctionMode):
+    """Refuses what brings values to the host or makes tensors there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = (resolve_name(func) or "").split(".")[-1]
+        moved = name == "to" and any(
+            isinstance(value, (str, torch.device)) for value in [*args, *(kwargs or {}).values()]
+        )
+        if func in MADE_ON_HOST or name in HOST or moved:
+            raise NotCapturableError(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Capturable(TorchDispatchMode):
+    """Refuses operators whose result's shape or value the host needs, or that draw numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(tag in func.tags for tag in FORBIDDEN) or "lift_fresh" in str(func):
+            raise NotCapturableError(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def check_capturable(engine: GraphEngine, work: Callable[[], None]) -> None:
+    """Fails on what a capture forbids, what costs a wait, and lasting tensors that come to lie elsewhere."""
+    work()
+    before = [tensor.data_ptr() for tensor in engine.lasting()]
+    with _NoHost(), _Capturable():
+        work()
+    if before != [tensor.data_ptr() for tensor in engine.lasting()]:
+        raise NotCapturableError("a lasting tensor has moved")
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+
+def launches(calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]]) -> int:
+    """How many of the operators do work: views do none."""
+    return sum(not func.is_view for func, *_ in calls)
+
+
+class RecordedGraphs:
+    """Stands in for CUDA graphs: operators are recorded and done again on the very same tensors and numbers."""
+
+    def __init__(self) -> None:
+        self.engine: GraphEngine
+        self.captures = 0
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.captures += 1
+        kept = [tensor.clone() for tensor in self.engine.lasting()]
+        recorder = _Recorder()
+        with recorder:
+            work()
+        for tensor, value in zip(self.engine.lasting(), kept, strict=True):
+            tensor.copy_(value)  # capturing does not do the work
+        return lambda: _replay(recorder.calls)
+
+
+@torch.no_grad()
+def _replay(calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]]) -> None:
+    for func, args, kwargs, out in calls:
+        if func.is_view:
+            continue
+        found = func(*args, **kwargs)
+        if not func._schema.is_mutable:
+            pairs = zip(_tensors(out), _tensors(found), strict=True)
+            for old, new in pairs:
+                old.copy_(new)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for each in value for tensor in _tensors(each)] if isinstance(value, (tuple, list)) else []
+
+
+def recorded(pool: Any, settings: Recipe, **kind: Any) -> GraphEngine:
+    graphs = RecordedGraphs()
+    graphs.engine = GraphEngine(network(**kind), pool, settings, graphs=graphs, loss=float32_loss)
+    return graphs.engine
+
+
+@pytest.mark.parametrize("name", ["paper", "fast"])
+@pytest.mark.parametrize("kind", [{}, {"activation": "relu", "input_residual": False}, {"scale": 4}])
+def test_a_step_can_be_captured(name: str, kind: dict[str, Any]) -> None:
+    scale = kind.get("scale", 2)
+    settings = recipe(name, scale, **SMALL)  # type: ignore[arg-type]
+    engine = GraphEngine(network(**kind), smooth_pool(scale), settings, graphs=RecordedGraphs())
+    check_capturable(engine, lambda: engine.steps(1))
+
+
+def _moves(engine: GraphEngine) -> None:
+    engine.flat.weights = engine.flat.weights + 1
+
+
+MISTAKES: dict[str, Callable[[GraphEngine], Any]] = {
+    "reads a value": lambda engine: engine.losses[0].item(),
+    "asks whether": lambda engine: bool(engine.losses[0] > 0),
+    "copies to the host": lambda engine: engine.losses.cpu(),
+    "moves to a device": lambda engine: engine.losses.to("cpu"),
+    "has a shape by values": lambda engine: engine.losses.nonzero(),
+    "selects by values": lambda engine: engine.losses[engine.losses > 0],
+    "makes a constant": lambda engine: engine.losses + torch.tensor(1.0),
+    "draws numbers": lambda engine: torch.rand_like(engine.losses),
+    "puts weights elsewhere": _moves,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_cannot_be_captured_is_seen(mistake: str) -> None:
+    engine = recorded(smooth_pool(2), recipe("fast", 2, **SMALL))
+    with pytest.raises(NotCapturableError):
+        check_capturable(engine, lambda: MISTAKES[mistake](engine))
+
+
+@pytest.mark.parametrize("name", ["paper", "fast"])
+@pytest.mark.parametrize("kind", [{}, {"m": 0}, {"activation": "relu", "input_residual": False}])
+def test_replayed_steps_are_those_of_the_simple_engine(name: str, kind: dict[str, Any]) -> None:
+    pool, settings = smooth_pool(2), recipe(name, 2, **SMALL)  # type: ignore[arg-type]
+    engine, simple = recorded(pool, settings, **kind), SimpleEngine(network(**kind), pool, settings)
+    plan, rates = pool.plan(0, 0, 53, batch_size=3, patch=18), [1e-4 - 1e-6 * step for step in range(53)]
+    found, expected = engine.run(plan, rates), simple.run(plan, rates)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)  # float32, summed in another order
+    assert engine.graphs.captures == 2  # type: ignore[attr-defined]  # eight steps, and one
+    for key, value in simple.averaged().items():
+        torch.testing.assert_close(engine.averaged()[key], value, rtol=0.02, atol=1e-3)
+
+
+def test_a_restart_and_a_resume_replay_the_same_graphs() -> None:
+    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
+    plan, rates = pool.plan(0, 0, 40, batch_size=3, patch=18), [1e-3] * 40
+    engine = recorded(pool, settings)
+    first = {name: value.clone() for name, value in engine.state().items()}
+    losses = engine.run(plan, rates)
+    captures = engine.graphs.captures  # type: ignore[attr-defined]
+    engine.load(first)
+    assert torch.equal(engine.run(plan, rates), losses)
+    assert engine.graphs.captures == captures  # type: ignore[attr-defined]
+    resumed, half = recorded(pool, settings), recorded(pool, settings)
+    half.run(plan[:20], rates[:20])
+    simple = SimpleEngine(network(), pool, settings)
+    simple.run(plan[:20], rates[:20])
+    assert half.state().keys() == simple.state().keys()
+    resumed.load(half.state())
+    torch.testing.assert_close(resumed.run(plan[20:], rates[20:]), losses[20:], rtol=1e-5, atol=0)
+
+
+def test_steps_do_not_depend_on_how_they_are_grouped() -> None:
+    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
+    plan, rates = pool.plan(0, 0, 300, batch_size=3, patch=18), [1e-4 + 1e-6 * step for step in range(300)]
+    whole, parts = recorded(pool, settings, m=0, f=2, p=2), recorded(pool, settings, m=0, f=2, p=2)
+    losses = [parts.run(plan[a:b], rates[a:b]) for a, b in ((0, 11), (11, 12), (12, 290), (290, 300))]
+    torch.testing.assert_close(whole.run(plan, rates), torch.cat(losses), rtol=1e-5, atol=0)
+
+
+def test_a_plan_without_its_rates_is_refused() -> None:
+    pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
+    with pytest.raises(ValueError, match="a plan of 4 steps and 5 learning rates"):
+        recorded(pool, settings).run(pool.plan(0, 0, 4, batch_size=3, patch=18), [1e-3] * 5)
+
+
+def test_a_failed_capture_says_why_and_can_be_tried_again() -> None:
+    class Full(RecordedGraphs):
+        def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+            if not self.captures:
+                self.captures += 1
+                raise torch.OutOfMemoryError("out of memory")
+            return super().capture(work)
+
+    pool, settings, graphs = smooth_pool(2), recipe("fast", 2, **SMALL), Full()
+    graphs.engine = GraphEngine(network(), pool, settings, graphs=graphs, loss=float32_loss)
+    plan = pool.plan(0, 0, 4, batch_size=3, patch=18)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.engine.run(plan, [1e-3] * 4)
+    assert torch.isfinite(graphs.engine.run(plan, [1e-3] * 4)).all()
+
+
+def test_few_launches_make_a_step() -> None:
+    settings = recipe("fast", 2)
+    engine = GraphEngine(network(5, 16, 256), smooth_pool(2), settings, graphs=RecordedGraphs())
+    engine.steps(1)
+    recorder = _Recorder()
+    with recorder:
+        engine.steps(1)
+    assert launches(recorder.calls) <= 105
+
+
+def test_every_architecture_of_a_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    compiles = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part, **kind: compiles(part, backend=counter, **kind))
+    torch._dynamo.reset()
+    pool, settings = smooth_pool(2), recipe("paper", 2, **SMALL)
+    for f in range(1, 13):
+        engine = GraphEngine(network(1, f, 2), pool, settings, graphs=RecordedGraphs(), compiles=True)
+        before = counter.frame_count
+        engine.steps(1)
+        assert counter.frame_count > before, f
+    torch._dynamo.reset()
