@@ -57,14 +57,16 @@ class FolderScore:
         return psnr(shave(to_levels(output), self.scale), shave(pair.hr.astype(np.float64) * 255, self.scale))
 
 
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side in each round; all take turns, so that a busy moment hits them alike."""
+def interleaved(
+    sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds by `clock` of each side in each round; all take turns, so that a busy moment hits them alike."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return taken
 
 

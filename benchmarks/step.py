@@ -1,6 +1,6 @@
 """Time of a training step, data included: plain eager float32 PyTorch against what `--engine auto` takes.
 
-    python benchmarks/step.py [--presets m5 xl] [--batch 32] [--patch 64] [--rounds 7] [--expanded]
+    python benchmarks/step.py [--presets m5 xl] [--batch 32] [--patch 64] [--rounds 7] [--expanded] [--cpu-time]
 
 The sides take turns within one run; medians and their ratio are printed, with the data pipeline's share.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 
 import torch
 from common import interleaved, machine, network, random_pairs, table
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--expanded", action="store_true", help="time the simple engine's expanded blocks too")
+    parser.add_argument("--cpu-time", action="store_true", help="of all threads together: on a machine that is busy")
     options = parser.parse_args()
     print(f"{machine()}; batch {options.batch} of {options.patch}x{options.patch}, x{options.scale}, paper recipe")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,7 +50,7 @@ def _row(
     }
     sides = {name: lambda name=name: _run(engines[name], pool, settings, STEPS[name]) for name in STEPS}
     interleaved(sides, 2)  # compiling, capturing, allocating
-    taken = interleaved(sides, options.rounds)
+    taken = interleaved(sides, options.rounds, time.process_time if options.cpu_time else time.perf_counter)
     milliseconds = {name: 1e3 * statistics.median(taken[name]) / STEPS[name] for name in STEPS}
     data = _data_milliseconds(engines["auto"], pool, settings)
     return (

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,7 @@ PERFECT_DB = 100.0
 """From here on a picture counts as restored exactly, its PSNR as without bound: all that differs is a level at one
 pixel in 150,000, or rounding."""
 _WINDOW, _SIGMA = 11, 1.5
+_MARGIN = _WINDOW - 1
 _K1, _K2 = 0.01, 0.03
 _STRIP = 64
 """Rows filtered at once: few enough to waste little work on the band's zeros."""
@@ -84,21 +84,27 @@ def ssim(a: NDArray[np.generic], b: NDArray[np.generic], *, peak: float = 255.0)
 
 
 def _blur(planes: Tensor, band: Tensor) -> Tensor:
-    """The Gaussian-weighted mean of every full window: (N, H, W) to (N, H - 10, W - 10)."""
-    return _blur_rows_turned(_blur_rows_turned(planes, band), band)
+    """The Gaussian-weighted mean of every full window: (N, H, W) to (N, H - 10, W - 10).
 
-
-def _blur_rows_turned(planes: Tensor, band: Tensor) -> Tensor:
-    """The same along one axis, with the axes changed: (N, H, W) to (N, W, H - 10).
-
-    Strips times a banded matrix: some ten times faster than a loop over the taps, with the same result.
+    Strips times a banded matrix: some ten times faster than a loop over the taps, with the same result. Strips are
+    views, so that none is copied.
     """
     count, height, width = planes.shape
-    rows = height - _WINDOW + 1
-    planes = F.pad(planes, (0, 0, 0, -rows % _STRIP))
-    strips = planes.unfold(1, _STRIP + _WINDOW - 1, _STRIP)  # (N, strips, W, 74)
-    blurred = (strips @ band).transpose(1, 2)  # (N, W, strips, 64)
-    return blurred.reshape(count, width, -1)[:, :, :rows]
+    rows = torch.cat([_part(band, n).T @ planes[:, at : at + n + _MARGIN] for at, n in _strips(height)], 1)
+    lines = rows.flatten(0, 1)  # (N · (H - 10), W)
+    columns = [lines[:, at : at + n + _MARGIN] @ _part(band, n) for at, n in _strips(width)]
+    return torch.cat(columns, 1).view(count, height - _MARGIN, -1)
+
+
+def _strips(length: int) -> list[tuple[int, int]]:
+    """Where each strip of windows begins, and how many windows are in it."""
+    windows = length - _MARGIN
+    return [(at, min(_STRIP, windows - at)) for at in range(0, windows, _STRIP)]
+
+
+def _part(band: Tensor, count: int) -> Tensor:
+    """The band of `count` windows, (count + 10, count)."""
+    return band[: count + _MARGIN, :count]
 
 
 def _gaussian_band(device: torch.device) -> Tensor:

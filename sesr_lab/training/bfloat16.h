@@ -23,7 +23,8 @@
 typedef uint16_t bf16;
 
 struct Room {
-    float *base, *target, *output;                 /* (patch², 1): what the tail's result is added to; (patch², SUBPIXELS) */
+    float *base;                                   /* (patch², 1): what the tail's result is added to */
+    float *target, *output;                        /* (patch², SUBPIXELS) */
     bf16 *input;                                   /* (pixels, 2): high and low part of luma - 0.5 */
     bf16 **features, **before;                     /* m + 1 outputs of blocks; m inputs of PReLUs */
     bf16 *sum, *sum_grad, *output_grad, *grad[2];  /* of the long skip; of the output; of a block's output */
@@ -81,8 +82,10 @@ INLINE void conv_tile(__m512 *sum, const bf16 *in, long row, const bf16 *weights
             for (int c = 0; c < channels; c += 2, weights += 32 * blocks) {
                 UNROLL for (int b = 0; b < blocks; b++) {
                     __m512 w = _mm512_loadu_ps(weights + 32 * b);
-                    UNROLL for (int t = 0; t < tile; t++) sum[t * blocks + b] = multiply_pairs(
-                        sum[t * blocks + b], w, pair_everywhere(at + c + t / across * row + t % across * step * stride));
+                    UNROLL for (int t = 0; t < tile; t++) {
+                        const bf16 *pair = at + c + t / across * row + t % across * step * stride;
+                        sum[t * blocks + b] = multiply_pairs(sum[t * blocks + b], w, pair_everywhere(pair));
+                    }
                 }
             }
         }
@@ -125,7 +128,8 @@ static void forward_body(const Team *team, const Room *room, long index)
             store_bf16(room->before[index] + at, value);
             value = _mm512_fmadd_ps(slope, _mm512_min_ps(zero, value), _mm512_max_ps(zero, value));
             store_bf16(room->features[index + 1] + at, value);
-            if (index == job->blocks - 1) store_bf16(room->sum + at, _mm512_add_ps(value, load_bf16(room->features[0] + at)));
+            if (index == job->blocks - 1)
+                store_bf16(room->sum + at, _mm512_add_ps(value, load_bf16(room->features[0] + at)));
         }
     }
 }
@@ -138,14 +142,16 @@ static void forward_tail(const Job *job, const Layer *layer, const Room *room)
     for (long y = 0; y < job->patch; y += 2)
         for (long fresh = 0, x = 0; fresh < job->patch; fresh += 16, x = least(fresh, job->patch - 16)) {
             __m512 sum[8] = {0};
-            conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 8, WIDE, USED, 8, 4, 4, 1);
+            conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 8, WIDE, USED,
+                      8, 4, 4, 1);
             UNROLL for (int i = 0; i < 8; i++)
                 _mm512_storeu_ps(room->output + 4 * ((y + i / 4) * job->patch + x + i % 4 * 4), sum[i]);
         }
 #else
     FOR_TILES(job, 16) {
         __m512 sum[16] = {0};
-        conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 5, WIDE, USED, 16, 16, 1, 1);
+        conv_tile(sum, room->sum + WIDE * pixel(job, y - 2, x - 2), row, layer->forward, 5, 5, WIDE, USED,
+                  16, 16, 1, 1);
         UNROLL for (int i = 0; i < 16; i++) _mm512_storeu_ps(room->output + 16 * (y * job->patch + x + i), sum[i]);
     }
 #endif
@@ -311,7 +317,7 @@ static double compare(const Job *job, const Room *room)
             __m512 value = _mm512_add_ps(_mm512_loadu_ps(room->output + place * SUBPIXELS), base);
             if (job->clip_output) {
                 inside &= _mm512_cmp_ps_mask(value, zero, _CMP_GE_OQ) & _mm512_cmp_ps_mask(value, one, _CMP_LE_OQ);
-                value = _mm512_min_ps(one, _mm512_max_ps(zero, value)); /* of a NaN and a number, the second: NaN stays */
+                value = _mm512_min_ps(one, _mm512_max_ps(zero, value)); /* the second, if one is NaN */
             }
             __mmask16 counted = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
             __m512 error = _mm512_sub_ps(value, _mm512_loadu_ps(room->target + place * SUBPIXELS));
@@ -387,7 +393,8 @@ static void pack_tap(const Layer *layer, long tap, long input, long output)
 #if SCALE == 2
     if (tail)
         for (long j = 0; j < 4; j++)
-            layer->forward[(((tap / k * 8 + tap % k + j) * USED / 2 + input / 2) * 16 + j * 4 + output) * 2 + input % 2] = value;
+            layer->forward[(((tap / k * 8 + tap % k + j) * USED / 2 + input / 2) * 16 + j * 4 + output) * 2 + input % 2] =
+                value;
     else
 #endif
         layer->forward[((tap * USED / 2 + input / 2) * (tail ? 16 : WIDE) + output) * 2 + input % 2] = value;
@@ -421,7 +428,8 @@ static void set_room(const Job *job, Room *room, Arena *arena)
     room->output = take(arena, area * SUBPIXELS * 4);
     room->input = take(arena, pixels * 4);
     room->output_grad = take(arena, pixels * SUBPIXELS * 2);
-    bf16 **single[] = {&room->sum, &room->sum_grad, &room->grad[0], &room->grad[1], &room->lanes, &room->even, &room->odd};
+    bf16 **single[] = {&room->sum,   &room->sum_grad, &room->grad[0], &room->grad[1],
+                       &room->lanes, &room->even,     &room->odd};
     for (size_t i = 0; i < sizeof single / sizeof *single; i++) *single[i] = take(arena, wide);
     room->features = take(arena, features * sizeof(bf16 *));
     room->before = take(arena, features * sizeof(bf16 *));

@@ -43,7 +43,7 @@ struct Room {
     long share, shares;            /* of the strips of a picture that several threads work on: every shares-th */
     float *input, *base;           /* a plane of luma - 0.5; what the tail's result is added to: luma or the offset */
     float *target, *output;        /* (scale²) planes; the output becomes its own gradient */
-    float *before;                 /* (m + 1, F) planes: the head's output, then what each PReLU gets; 3 if forward only */
+    float *before;                 /* (m + 1, F) planes: the head's output, then what each PReLU gets; see block_of */
     float *sum, *sum_grad;         /* (F) planes: what the tail gets, and its gradient */
     float *grad[2];                /* (F) planes: the gradient of a block's output */
     float *in_points, *out_points; /* (POINTS, channels) rows */
@@ -244,7 +244,8 @@ INLINE void weight_gradient_by(const Room *room, const float *in, const float *s
                     const float *others = room->out_points + (point * quads + o) * s->points;
                     float *to = total + ((point * quads + o) * inputs + c * QUAD) * k;
                     correlate_rows(s, rows, others, places, to, ROW_TAPS);
-                    if (k > ROW_TAPS) correlate_rows(s, rows + ROW_TAPS, others, places, to + ROW_TAPS * QUAD, k - ROW_TAPS);
+                    if (k > ROW_TAPS)
+                        correlate_rows(s, rows + ROW_TAPS, others, places, to + ROW_TAPS * QUAD, k - ROW_TAPS);
                 }
     }
 }
@@ -345,7 +346,8 @@ static void cut(const Job *job, const int64_t *where, const Room *room)
 
 static int trains(const Team *team) { return team->picture == NULL; }
 
-/* The planes of block l's output, where 0 is the head. */
+/* The planes of block l's output, where 0 is the head. Forward only, each block takes the place of the one before
+ * the one before it; the head's stay for the long skip. */
 static float *block_of(const Team *team, const Room *room, long l)
 {
     return room->before + (trains(team) || l == 0 ? l : 1 + l % 2) * team->job->features * room->shape.plane;

@@ -200,7 +200,7 @@ INLINE void pause_briefly(void)
 }
 
 /* All threads meet here. Who waits spins for some microseconds, as the others are at work on their cores; where other
- * processes want these cores too, it then sleeps, for a spinning thread would keep the core from the one it waits for. */
+ * processes want these cores too, it then sleeps: a spinning thread would keep the core from the one it waits for. */
 static void meet(Team *team)
 {
     int phase = atomic_load(&team->phase);
@@ -272,7 +272,8 @@ INLINE void collapse_columns(const Job *job, const Layer *layer, long column, lo
     for (long p = 0; p < width; p++, expand += size)
         UNROLL for (int i = 0; i < SIDES; i++) {
             long at = i * LANES;
-            vec row = whole ? load(expand + at) : column + at < size ? load_some(expand + at, size - column - at) : (vec){0};
+            long left = whole ? LANES : size - column - at;
+            vec row = left > 0 ? load_some(expand + at, left) : (vec){0};
             UNROLL for (int o = 0; o < SUMS; o++) sum[o * SIDES + i] += project[o][p] * row;
         }
     for (long o = 0; o < SUMS && first + o < layer->outputs; o++)
@@ -290,6 +291,12 @@ static void collapse_outputs(const Job *job, const Layer *layer, long first)
         for (long input = 0; input < layer->inputs; input++) pack(layer, output, input);
 }
 
+/* Where slope i lies in rows of slopes. */
+static long slope_at(const Team *team, long i)
+{
+    return i / team->job->features * slope_row(team->job) + i % team->job->features;
+}
+
 /* This thread's share of the small convolutions, and the slopes. */
 static void collapse(const Team *team, long thread)
 {
@@ -299,7 +306,7 @@ static void collapse(const Team *team, long thread)
         for (long first = 0; first < team->layers[l].outputs; first += SUMS)
             if (unit++ % job->threads == thread) collapse_outputs(job, &team->layers[l], first);
     for (long i = thread; i < team->parameters - team->slopes; i += job->threads)
-        team->slope[i / job->features * slope_row(job) + i % job->features] = job->weights[team->slopes + i];
+        team->slope[slope_at(team, i)] = job->weights[team->slopes + i];
 }
 
 /* This thread's groups of patches: whoever is free takes the next. */
@@ -346,7 +353,7 @@ static void gather_gradients(const Team *team, long thread)
         }
     }
     for (long i = thread; i < team->parameters - team->slopes; i += job->threads)
-        team->grad[team->slopes + i] = mean * from[team->slope_grad + i / job->features * slope_row(job) + i % job->features];
+        team->grad[team->slopes + i] = mean * from[team->slope_grad + slope_at(team, i)];
 }
 
 /* Row p of W₁'s gradient and column p of W₂'s; returns the sum of their squares. */
