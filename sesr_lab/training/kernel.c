@@ -356,38 +356,54 @@ static void gather_gradients(const Team *team, long thread)
         team->grad[team->slopes + i] = mean * from[team->slope_grad + slope_at(team, i)];
 }
 
+/* What backward_row gathers over a row's columns for SUMS outputs. */
+typedef struct {
+    vec dot[SUMS], squares; /* of the row with their gradients; of the row's own gradient */
+    float factor[SUMS];     /* column p of W₂ */
+} RowSums;
+
+/* A vector of columns, or the `left` that remain: `small` and `out` are theirs, as is `row` of W₁. */
+INLINE void backward_columns(RowSums *sums, const float *row, const float *small, long stride, float *out, long left,
+                             int first, int last)
+{
+    vec weight = load_some(row, left), sum = first ? (vec){0} : load_some(out, left);
+    UNROLL for (int o = 0; o < SUMS; o++) {
+        vec grad = load(small + o * stride);
+        sums->dot[o] += weight * grad;
+        sum += sums->factor[o] * grad;
+    }
+    if (last) sums->squares += sum * sum;
+    store_some(out, sum, left);
+}
+
 /* Row p of W₁'s gradient and column p of W₂'s; returns the sum of their squares. */
 static double backward_row(const Team *team, const Layer *layer, long p)
 {
     const Job *job = team->job;
-    long size = layer->inputs * layer->kernel * layer->kernel, width = job->feature_size;
+    long size = layer->inputs * layer->kernel * layer->kernel, width = job->feature_size, outputs = layer->outputs;
     const float *row = job->weights + layer->expand + p * size, *project = job->weights + layer->project + p;
     float *out = team->grad + layer->expand + p * size, *out_project = team->grad + layer->project + p;
-    vec squares = {0};
     double norm = 0;
-    for (long first = 0; first < layer->outputs; first += SUMS) {
-        const float *small = layer->small_grad + first * layer->stride;
-        vec dot[SUMS] = {0};
-        float factor[SUMS], sums[SUMS] = {0};
-        for (int o = 0; o < SUMS; o++) factor[o] = first + o < layer->outputs ? project[(first + o) * width] : 0;
-        for (long column = 0; column < size; column += LANES) {
-            vec weight = load_some(row + column, size - column);
-            vec sum = first ? load_some(out + column, size - column) : (vec){0};
-            UNROLL for (int o = 0; o < SUMS; o++) {
-                vec grad = load(small + o * layer->stride + column);
-                dot[o] += weight * grad;
-                sum += factor[o] * grad;
-            }
-            if (first + SUMS >= layer->outputs) squares += sum * sum;
-            store_some(out + column, sum, size - column);
+    for (long o = 0; o < outputs; o += SUMS) {
+        const float *small = layer->small_grad + o * layer->stride;
+        int first = o == 0, last = o + SUMS >= outputs;
+        RowSums sums = {0};
+        float totals[SUMS] = {0};
+        for (int i = 0; i < SUMS && o + i < outputs; i++) sums.factor[i] = project[(o + i) * width];
+        long column = 0;
+        for (; column + LANES <= size; column += LANES)
+            backward_columns(&sums, row + column, small + column, layer->stride, out + column, LANES, first, last);
+        if (column < size)
+            backward_columns(&sums, row + column, small + column, layer->stride, out + column, size - column, first,
+                             last);
+        add_sums(sums.dot, totals);
+        for (int i = 0; i < SUMS && o + i < outputs; i++) {
+            out_project[(o + i) * width] = totals[i];
+            norm += (double)totals[i] * totals[i];
         }
-        add_sums(dot, sums);
-        for (int o = 0; o < SUMS && first + o < layer->outputs; o++) {
-            out_project[(first + o) * width] = sums[o];
-            norm += (double)sums[o] * sums[o];
-        }
+        norm += total_of(sums.squares);
     }
-    return norm + total_of(squares);
+    return norm;
 }
 
 /* Gradients of this thread's share of W₁ and W₂, and the sums of squares. */
