@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Sweeps of super-efficient super-resolution networks (SESR), trained fast and tracked in MLflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
