@@ -10,25 +10,28 @@ from rich.text import Text
 from sesr_lab.cli.tables import Sheet, giga, show_next
 from sesr_lab.cli.terminal import console
 from sesr_lab.trials.outcome import Outcome, best_of
+from sesr_lab.trials.outcome import pareto as pareto_of
 
 if TYPE_CHECKING:
     from sesr_lab.sweep.records import Standing
 
-_COLUMNS = ("trial", "weights", "GMAC", "PSNR", "gain", "SSIM", "steps", "time", "")
 _TELLING = ("running", "pruned", "fail", "known before")
 """Trials' states that say more of a study than how many networks it has."""
+_SCORES = ("PSNR", "gain", "SSIM", "steps", "time", "")
 _EXPENDABLE = ("steps", "time", "SSIM", "weights", "gain")
 
 
 def outcome_table(outcomes: Iterable[Outcome], *, title: str, bicubic: float | None = None) -> Sheet:
-    """Trials with what they cost (weights, GMAC to 720p) and how they scored (dB), bicubic first."""
+    """Trials with what they cost (GMAC to 720p, ms on the study's target) and how they scored (dB), bicubic first."""
     outcomes = list(outcomes)
     best = best_of(outcomes)
-    first = [] if bicubic is None else [["bicubic", "", "", f"{bicubic:.2f}", *[""] * 5]]
+    timed = any(outcome.latency_ms is not None for outcome in outcomes)
+    costs = ["weights", "GMAC", "ms"] if timed else ["weights", "GMAC"]
+    first = [] if bicubic is None else [["bicubic", *[""] * len(costs), f"{bicubic:.2f}", *[""] * 5]]
     styles = dict.fromkeys(range(len(first)), "dim")
     styles |= {len(first) + place: "bold green" for place, outcome in enumerate(outcomes) if outcome is best}
-    rows = [*first, *(_cells(outcome) for outcome in outcomes)]
-    return Sheet(title, _COLUMNS, rows, styles=styles, expendable=_EXPENDABLE)
+    rows = [*first, *(_cells(outcome, timed=timed) for outcome in outcomes)]
+    return Sheet(title, ["trial", *costs, *_SCORES], rows, styles=styles, expendable=_EXPENDABLE)
 
 
 def show_outcomes(
@@ -39,7 +42,12 @@ def show_outcomes(
     bicubic = next((outcome.bicubic_psnr for outcome in outcomes if outcome.bicubic_psnr is not None), None)
     console().print(outcome_table(ranked, title=title, bicubic=bicubic))
     if pareto:
-        console().print(Text(f"Pareto set (no other is both better and cheaper): {', '.join(pareto)}"))
+        by_macs = [outcome.label for outcome in pareto_of(outcomes, by_macs=True)]
+        timed = any(outcome.latency_ms is not None for outcome in outcomes)
+        cheaper = "faster on the target" if timed else "cheaper"
+        console().print(Text(f"Pareto set (no other is both better and {cheaper}): {', '.join(pareto)}"))
+        if timed and by_macs != list(pareto):
+            console().print(Text(f"by MACs it would be: {', '.join(by_macs)}"))
     show_next(next_lines)
 
 
@@ -69,7 +77,7 @@ def _standing(item: Standing) -> list[str]:
     return [item.study, "finished" if item.finished else "not finished", done, *best, ", ".join(others)]
 
 
-def _cells(outcome: Outcome) -> list[str]:
+def _cells(outcome: Outcome, *, timed: bool) -> list[str]:
     scores = ["", "", ""]
     if outcome.psnr is not None and outcome.ssim is not None:
         scores = [f"{outcome.psnr:.2f}", gain(outcome), f"{outcome.ssim:.4f}"]
@@ -77,6 +85,7 @@ def _cells(outcome: Outcome) -> list[str]:
         outcome.label,
         f"{outcome.params:,}",
         giga(outcome.macs_720p),
+        *([] if not timed else ["" if outcome.latency_ms is None else f"{outcome.latency_ms:.2f}"]),
         *scores,
         f"{outcome.steps:,}",
         f"{outcome.seconds:.0f} s",

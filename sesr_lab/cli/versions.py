@@ -10,7 +10,7 @@ from typing import Any
 from sesr_lab.cli.tables import Sheet, giga
 from sesr_lab.cli.terminal import console
 from sesr_lab.registry.catalog import CHAMPION
-from sesr_lab.registry.version import Version
+from sesr_lab.registry.version import TAG, Version
 
 _COLUMNS = ("network/version", "PSNR", "SSIM", "GMAC", "data", "age", "aliases")
 _EXPENDABLE = ("data", "SSIM", "age", "GMAC", "aliases")
@@ -44,7 +44,10 @@ def version_json(version: Version) -> dict[str, Any]:
         "uri": version.uri,
         "aliases": list(version.aliases),
     }
-    return {key: value for key, value in plain.items() if key != "tags"}
+    ms = version.tags.get(f"{TAG}latency_ms")
+    origin = {key: version.tags.get(TAG + key) for key in ("target", "target_input", "target_tool")}
+    on_target = {"latency_ms": None if ms is None else float(ms), **origin}
+    return {key: value for key, value in plain.items() if key != "tags"} | on_target
 
 
 def age(created: datetime) -> str:

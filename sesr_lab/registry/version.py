@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sesr_lab.network.cost import Costs
 from sesr_lab.study.config import Architecture
+from sesr_lab.targets.estimate import Estimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ class ModelFacts:
     recipe: str
     steps: int
     config_fingerprint: str
+    estimate: Estimate | None = None
+    """What it costs on its study's target, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,15 @@ def parent_tags(parent: Version) -> dict[str, str]:
 def facts_tags(facts: ModelFacts) -> dict[str, str]:
     """The facts as tags."""
     a = facts.architecture
-    values = {
+    values: dict[str, object] = {
         **a.settings,
         **{item.name: getattr(facts, item.name) for item in fields(facts)},
         **{"params": facts.costs.params, "macs_720p": facts.costs.macs_720p},
     }
-    return {TAG + key: str(value) for key, value in values.items() if key not in {"architecture", "costs"}}
+    if facts.estimate is not None:
+        values |= {"latency_ms": facts.estimate.milliseconds, **facts.estimate.origin}
+    objects = {"architecture", "costs", "estimate"}
+    return {TAG + key: str(value) for key, value in values.items() if key not in objects}
 
 
 def architecture_of(tags: Mapping[str, str]) -> Architecture:
@@ -137,6 +143,12 @@ def architecture_of(tags: Mapping[str, str]) -> Architecture:
 def describe(facts: ModelFacts, *, uri: str, parent: Lineage | None) -> str:
     """Markdown for people: what the network is, how good, how costly, where from, and how to use it."""
     a = facts.architecture
+    found = facts.estimate
+    time = (
+        ""
+        if found is None
+        else f"\n- **Time**: {found.milliseconds:.2f} ms on {found.target}, {found.input} in, by {found.tool}"
+    )
     start = f"started from {parent.text}" if parent else "from scratch"
     return f"""\
 **SESR {a.name} ×{a.scale}**: luma super-resolution, {facts.psnr_db:.2f} dB on {facts.data} \
@@ -147,7 +159,7 @@ def describe(facts: ModelFacts, *, uri: str, parent: Lineage | None) -> str:
 | this network | {facts.psnr_db:.2f} | {facts.ssim:.4f} |
 | bicubic | {facts.bicubic_psnr_db:.2f} | {facts.bicubic_ssim:.4f} |
 
-- **Cost**: {facts.costs.params:,} weights when collapsed, {facts.costs.macs_720p / 1e9:.2f} GMACs to 1280×720
+- **Cost**: {facts.costs.params:,} weights when collapsed, {facts.costs.macs_720p / 1e9:.2f} GMACs to 1280×720{time}
 - **Training**: {facts.recipe} recipe, {facts.steps:,} steps, {start}
 - **Data**: {facts.data}, fingerprint `{facts.data_fingerprint}`; compare scores only where it is the same
 - **Files**: `weights.safetensors` (expanded: train on from it), `collapsed.safetensors` (the small network)

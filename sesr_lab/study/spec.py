@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sesr_lab.errors import ConfigError
-from sesr_lab.network.cost import costs
+from sesr_lab.errors import ConfigError, TargetError
 from sesr_lab.study.config import PRESETS, RECIPE_KEYS, Frozen, TrialConfig, checked, explain, one_of, preset
 from sesr_lab.study.naming import PATTERN, slug, study_name
+from sesr_lab.study.price import Prices
 from sesr_lab.study.space import (
     CONTINUOUS,
     ENUMERABLE,
@@ -28,6 +28,7 @@ from sesr_lab.study.space import (
     parse_macs,
     points,
 )
+from sesr_lab.targets.estimate import INPUT, MACS, TARGETS, Size, check_target, parse_size
 
 Objective = Literal["pareto", "psnr"]
 Sampler = Literal["tpe", "random"]
@@ -43,6 +44,12 @@ class StudySpec(Frozen):
     objective: Objective = "pareto"
     max_macs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """The MAC budget to a 1280×720 picture; networks over it are not trained."""
+    target: str = MACS
+    """What the networks are for: the costs of `pareto` and `max_ms` are times there; `macs` counts MACs."""
+    input: str = INPUT
+    """The size of the low-resolution picture that the target is given."""
+    max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Milliseconds on the target; networks that take longer are not trained."""
     sampler: Sampler = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     space: dict[str, Axis] = Field(default_factory=dict)
@@ -75,6 +82,20 @@ class StudySpec(Frozen):
     def _macs(cls, value: object) -> object:
         return parse_macs(value) if isinstance(value, str) else value
 
+    @field_validator("target")
+    @classmethod
+    def _target(cls, value: str) -> str:
+        try:
+            check_target(value)
+        except TargetError as error:
+            raise ValueError(str(error).removeprefix("target: ")) from None
+        return value
+
+    @field_validator("input")
+    @classmethod
+    def _input(cls, value: str) -> str:
+        return str(parse_size(value))
+
     @field_validator("space", mode="before")
     @classmethod
     def _axes(cls, value: object) -> object:
@@ -94,6 +115,9 @@ class StudySpec(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.target == MACS and (self.max_ms is not None or self.input != INPUT):
+            key = "input" if self.max_ms is None else "max_ms"
+            raise ValueError(f"{key}: MACs take no time; name a target: {', '.join(TARGETS[1:])}")
         for key in self.space:
             if key not in SEARCHABLE:
                 raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")
@@ -127,6 +151,15 @@ class StudySpec(Frozen):
         settings = {"seed": self.seed, **self.train, **params}
         return checked(TrialConfig, settings, where=f"study {self.name}: trial")
 
+    def prices(self) -> Prices:
+        """What its networks cost, and its limits on that."""
+        return Prices(self.target, self.size, self.max_macs, self.max_ms)
+
+    @property
+    def size(self) -> Size:
+        """The low-resolution picture that the target is given."""
+        return parse_size(self.input)
+
     def changed(self, *, trials: int | None, data: str | None) -> StudySpec:
         """The study with another number of trials, or on other data (and then under another name)."""
         update: dict[str, object] = {}
@@ -148,7 +181,8 @@ class StudySpec(Frozen):
         space = {key: _plain(axis) for key, axis in self.space.items()}
         first = self.trial({key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in self.space.items()})
         fixed = {key: value for key, value in first.identity.items() if key not in self._searched}
-        search = {key: getattr(self, key) for key in ("objective", "max_macs", "sampler", "seed", "candidates")}
+        kept = ("objective", "max_macs", "target", "input", "max_ms", "sampler", "seed", "candidates")
+        search = {key: getattr(self, key) for key in kept}
         named = {f"space.{key}": axis for key, axis in space.items()} | {f"train.{k}": v for k, v in fixed.items()}
         return {**search, **named}
 
@@ -185,14 +219,19 @@ def built_in() -> dict[str, Path]:
 def space_summary(spec: StudySpec) -> dict[str, object]:
     """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
     points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else _corners(spec))]
-    macs = [_macs_of(spec.trial(point)) for point in points]
-    allowed = [count for count in macs if spec.max_macs is None or count <= spec.max_macs]
+    prices = spec.prices()
+    found = prices.all_of([spec.trial(point).architecture for point in points])
+    macs = [price.macs for price in found]
+    ms = [price.ms for price in found if price.estimate is not None]
+    over = sum(prices.excess(price) is not None for price in found)
+    timed = {f"ms on {spec.target}, {spec.input} in": f"{min(ms):.2f} to {max(ms):.2f}"} if ms else {}
     return {
         "networks in the space": _size(spec),
         "trials": spec.trials,
         "first": len(spec.enqueue),
         "GMAC to 720p": f"{min(macs) / 1e9:.2f} to {max(macs) / 1e9:.2f}" if macs else "",
-        "over the limit": len(macs) - len(allowed),
+        **timed,
+        "over the limit": over,
         "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
     }
 
@@ -216,10 +255,6 @@ def _size(spec: StudySpec) -> int | str:
         return len(spec.points or spec.enqueue)
     ranges = any(isinstance(axis, Range) for axis in spec.space.values())
     return "continuous" if ranges else f"more than {ENUMERABLE:,}"
-
-
-def _macs_of(config: TrialConfig) -> int:
-    return costs(m=config.m, f=config.f, feature_size=config.feature_size, scale=config.scale).macs_720p
 
 
 def _check_trials(spec: StudySpec, where: str) -> None:

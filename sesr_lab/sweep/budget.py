@@ -87,17 +87,17 @@ def since_gain(outcomes: Sequence[Outcome], objective: str) -> int:
 
 
 def _value(outcomes: Sequence[Outcome], every: Sequence[Outcome], objective: str) -> float:
-    """The best PSNR in dB, or the area between the Pareto set and the worst of all, in dB times doublings of MACs."""
+    """The best PSNR in dB, or the area between the Pareto set and the worst of all, in dB times doublings of cost."""
     front = pareto(outcomes)
     if not front:
         return -math.inf
     if objective == "psnr":
         return front[-1].psnr or 0.0
     trained = [outcome for outcome in every if outcome.result == "finished" and outcome.psnr is not None]
-    dearest, floor = max(o.macs_720p for o in trained) * 2, min(o.psnr or 0.0 for o in trained)
-    ends = [*(outcome.macs_720p for outcome in front[1:]), dearest]
+    dearest, floor = max(o.cost for o in trained) * 2, min(o.psnr or 0.0 for o in trained)
+    ends = [*(outcome.cost for outcome in front[1:]), dearest]
     areas = [
-        ((outcome.psnr or 0.0) - floor) * math.log2(end / outcome.macs_720p)
+        ((outcome.psnr or 0.0) - floor) * math.log2(end / outcome.cost)
         for outcome, end in zip(front, ends, strict=True)
     ]
     return sum(areas)

@@ -52,7 +52,9 @@ class Sweep:
     counts: Mapping[str, int]
     """Trials by Optuna's state, and how many were known before."""
     pareto: tuple[str, ...]
-    """Labels of the trials that no other beats in both PSNR and MACs."""
+    """Labels of the trials that no other beats in both PSNR and cost: time on the study's target, or else MACs."""
+    pareto_by_macs: tuple[str, ...]
+    """The same with MACs as the cost."""
     ended: str
     """Why nothing more was begun."""
 
@@ -169,14 +171,13 @@ class _Driver:
         if twin is not None:
             self.ledger.repeat(entry.number, twin)
             return True
-        if not self.search.over(point):
+        excess = self.search.over(point)
+        if excess is None:
             return False
-        limit = self.spec.max_macs or 0.0
-        reason = f"{point.macs / 1e9:.2f} GMAC to 720p, over the study's {limit / 1e9:.2f}"
-        outcome = untrained(self._task(entry, point), "over budget", reason)
-        self.ledger.exclude(entry.number, point.macs - limit)
+        outcome = untrained(self._task(entry, point), "over budget", excess.reason)
+        self.ledger.exclude(entry.number, excess.amount, excess.limit)
         self.ledger.settle(entry.number, outcome)
-        self.lab.view.note(f"{outcome.label}: over budget: {reason}")
+        self.lab.view.note(f"{outcome.label}: over budget: {excess.reason}")
         return True
 
     def _carry_out(self, entry: Entry, point: Point) -> None:
@@ -245,6 +246,7 @@ class _Driver:
             outcomes=outcomes,
             counts=counts_of(self.ledger.entries),
             pareto=tuple(outcome.label for outcome in pareto(outcomes)),
+            pareto_by_macs=tuple(outcome.label for outcome in pareto(outcomes, by_macs=True)),
             ended=ended,
         )
         if result.best is not None and result.best.psnr is not None:
@@ -311,6 +313,7 @@ class _Driver:
             label=f"t{entry.number:04d}-{point.config.architecture.short_name}",
             tags={"sesr.kind": "trial", **self._tags(), "sesr.trial": str(entry.number)},
             study_run_id=self.run_id,
+            estimate=point.price.estimate,
         )
 
     def _counted(self) -> list[Outcome]:

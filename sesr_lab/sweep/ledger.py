@@ -148,9 +148,9 @@ class Ledger:
         self.note(number, REASON, reason)
         self._tell(number, TrialState.PRUNED, None)
 
-    def exclude(self, number: int, excess: float) -> None:
-        """Marks a trial as breaking the limit on MACs, by so many of them."""
-        self._write(lambda: optuna.trial.Trial(self._study, self._ids[number]).set_constraint("macs", excess))
+    def exclude(self, number: int, excess: float, limit: str = "macs") -> None:
+        """Marks a trial as breaking a limit, by so much."""
+        self._write(lambda: optuna.trial.Trial(self._study, self._ids[number]).set_constraint(limit, excess))
 
     def twin(self, number: int, fingerprint: str) -> Entry | None:
         """Another trial that has trained the same network, if one has."""

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
+from sesr_lab.targets.estimate import INPUT, MACS
 from sesr_lab.trials.outcome import Outcome, outcome_from
 
 State = Literal["waiting", "running", "complete", "pruned", "fail"]
@@ -65,7 +66,7 @@ def values_of(spec: StudySpec, outcome: Outcome) -> list[float] | None:
     """
     if outcome.result != "finished" or outcome.psnr is None:
         return None
-    return [outcome.psnr, float(outcome.macs_720p)] if spec.objective == "pareto" else [outcome.psnr]
+    return [outcome.psnr, float(outcome.cost)] if spec.objective == "pareto" else [outcome.psnr]
 
 
 def outcomes_of(entries: tuple[Entry, ...]) -> Iterator[Outcome]:
@@ -130,10 +131,14 @@ def check_identity(spec: StudySpec, known: object) -> None:
         )
 
 
+BEFORE_TARGETS = {"target": MACS, "input": INPUT, "max_ms": None}
+"""What a study was that says nothing of these."""
+
+
 def _renewed(spec: StudySpec, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The identity that version 0.1.0 stored (the study's keys as they stood in its file), as it is stored now."""
     if is_current(known):
-        return known
+        return {**BEFORE_TARGETS, **known}
     keys = {key: value for key, value in known.items() if key in type(spec).model_fields and value is not None}
     try:
         return type(spec).model_validate({**keys, "trials": spec.trials}).identity

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 
 from sesr_lab.errors import ConfigError
-from sesr_lab.network.cost import costs
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.study.price import COST_AXES, Estimates, Excess, Price
 from sesr_lab.study.space import Choice, holds
 from sesr_lab.study.spec import StudySpec
 
@@ -19,10 +18,10 @@ DRAWS = 5
 """So many draws of the sampler that are known or over the limit, and a network that is neither is drawn blindly."""
 GIVE_UP = 100
 """So many known networks in a row from a space that cannot be listed, and it counts as exhausted."""
-COST_AXES = ("m", "f")
-"""The settings on which the MACs of a collapsed network depend."""
 
 Settings = Mapping[str, Choice]
+Combination = tuple[Choice, ...]
+"""Values of the settings that cost depends on, in the order of COST_AXES."""
 Draw = Callable[[int, Settings], dict[str, Choice]]
 """The sampler: its n-th draw for the next trial, some settings given."""
 
@@ -34,9 +33,14 @@ class Point:
     settings: Settings
     config: TrialConfig
     fingerprint: str
-    macs: int
+    price: Price
     named: Settings | None = None
     """What the study asked for by name, where it did."""
+
+    @property
+    def macs(self) -> int:
+        """To a 1280×720 picture."""
+        return self.price.macs
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,25 @@ class History:
 class Search:
     """The search of one study. What does not change while it runs is computed once."""
 
-    def __init__(self, spec: StudySpec, candidates: Sequence[Settings] = ()) -> None:
+    def __init__(
+        self, spec: StudySpec, candidates: Sequence[Settings] = (), estimates: Estimates | None = None
+    ) -> None:
         """The search of `spec`, which tries `candidates` and the networks that it names first.
 
+        What they cost on the study's target is found here, before anything trains.
+
+        Args:
+            estimates: what estimates networks on a target; `targets.catalog` if not given.
+
         Raises:
-            ConfigError: none of its networks fits the study's limit.
+            ConfigError: none of its networks fits the study's limits.
+            TargetError: the target's tool is missing, or the target cannot run a network.
         """
         self.spec = spec
         self.named = [*candidates, *spec.enqueue]
-        self._check_limit()
+        self.prices = replace(spec.prices(), estimates=estimates)
+        self._price_named()
+        self._check_limits()
 
     def next(self, history: History, remaining: int, draw: Draw) -> Point | None:
         """The next network to train; None when none is left that was not tried.
@@ -75,7 +89,9 @@ class Search:
             return first
         chance = random.Random(f"{self.spec.seed}:{history.trials}")
         if self.fitting is None:
-            drawn = (self._within_limit(self.point(draw(n, {})), chance) for n in range(GIVE_UP if self._pairs else 0))
+            drawn = (
+                self._within_limit(self.point(draw(n, {})), chance) for n in range(GIVE_UP if self._affordable else 0)
+            )
             return next((point for point in drawn if point.fingerprint not in seen), None)
         unseen = [point for point in self.fitting if point.fingerprint not in seen]
         if len(unseen) > remaining:  # else all of them will be trained, in whatever order
@@ -92,11 +108,11 @@ class Search:
             ConfigError: they do not make a trial.
         """
         config = self.spec.trial(settings)
-        return Point(settings, config, config.fingerprint, macs_of(config), named)
+        return Point(settings, config, config.fingerprint, self.prices.of(config.architecture), named)
 
-    def over(self, point: Point) -> bool:
-        """Whether the network costs more than the study allows."""
-        return self.spec.max_macs is not None and point.macs > self.spec.max_macs
+    def over(self, point: Point) -> Excess | None:
+        """By how much the network costs more than the study allows; None if it does not."""
+        return self.prices.excess(point.price)
 
     def outside(self, settings: Settings) -> str:
         """What keeps settings that came from elsewhere out of the study; nothing if they belong to it."""
@@ -112,7 +128,7 @@ class Search:
         points = self.spec.points
         if points is None:
             return None
-        cheap = [settings for settings in points if _pair(self._base, settings) in self._pairs]
+        cheap = [settings for settings in points if self._combination(settings) in self._affordable]
         return [self.point(settings) for settings in cheap]
 
     @cached_property
@@ -124,27 +140,43 @@ class Search:
         return self.spec.trial({})
 
     @cached_property
-    def _pairs(self) -> dict[tuple[int, int], int]:
-        """MACs of every m and f of the space that fit the limit."""
-        axes = [self.spec.space.get(key, (getattr(self._base, key),)) for key in COST_AXES]
-        every = product(*(axis for axis in axes if isinstance(axis, tuple)))
-        priced = {(int(m), int(f)): _macs(int(m), int(f), self._base) for m, f in every}
-        limit = self.spec.max_macs
-        return {pair: macs for pair, macs in priced.items() if limit is None or macs <= limit}
+    def _affordable(self) -> dict[Combination, Price]:
+        """The price of every combination of the settings that cost depends on, where it is within the limits."""
+        priced = self.prices.combinations(self._base.architecture, self.spec.space)
+        return {combination: price for combination, price in priced.items() if self.prices.excess(price) is None}
 
-    def _check_limit(self) -> None:
-        limit = self.spec.max_macs
-        if limit is None or (self.spec.space and self._pairs):
+    def _combination(self, settings: Settings) -> Combination:
+        """Which of the combinations these settings have."""
+        return tuple(settings.get(key, getattr(self._base, key)) for key in COST_AXES)
+
+    def _price_named(self) -> None:
+        """Finds the prices of what is named by name, whatever else is drawn for it, together with the space's."""
+        if not self.prices.timed:
             return
-        named = [self.spec.trial({**self._first, **settings}) for settings in self.named]
-        if any(macs_of(config) <= limit for config in named):
+        for settings in [{}, *self.named] if self.spec.space else self.named:
+            free = {key: axis for key, axis in self.spec.space.items() if key not in settings}
+            self.prices.combinations(self.spec.trial({**self._first, **settings}).architecture, free)
+
+    def _check_limits(self) -> None:
+        if (self.spec.max_macs is None and self.spec.max_ms is None) or (self.spec.space and self._affordable):
             return
-        small = min([*named, *([self.spec.trial(self._first)] if self.spec.space else [])], key=macs_of, default=None)
-        if small is not None:
-            raise ConfigError(
-                f"study {self.spec.name}: max_macs: none of its networks fits {limit / 1e9:g} GMAC; the cheapest, "
-                f"{small.architecture.short_name}, takes {macs_of(small) / 1e9:.3f}; raise it, or add smaller networks"
-            )
+        networks = [self.spec.trial({**self._first, **settings}).architecture for settings in self.named]
+        networks += [self.spec.trial(self._first).architecture] if self.spec.space else []
+        priced = list(zip(networks, self.prices.all_of(networks), strict=True))
+        if not priced or any(self.prices.excess(price) is None for _, price in priced):
+            return
+        if self.spec.max_macs is not None and all(price.macs > self.spec.max_macs for _, price in priced):
+            network, price = min(priced, key=lambda each: each[1].macs)
+            found = f"max_macs: none of its networks fits {self.spec.max_macs / 1e9:g} GMAC; the cheapest"
+            takes = f"{price.macs / 1e9:.3f}"
+        else:
+            small = [each for each in priced if self.spec.max_macs is None or each[1].macs <= self.spec.max_macs]
+            network, price = min(small, key=lambda each: each[1].ms)
+            found = f"max_ms: none of its networks fits {self.spec.max_ms:g} ms on {self.spec.target}; the fastest"
+            takes = f"{price.ms:.2f}"
+        raise ConfigError(
+            f"study {self.spec.name}: {found}, {network.short_name}, takes {takes}; raise it, or add smaller networks"
+        )
 
     @cached_property
     def _first(self) -> dict[str, Choice]:
@@ -159,31 +191,24 @@ class Search:
         return dict(settings) if len(given) == len(self.spec.space) else {**draw(0, given), **settings}
 
     def _within_limit(self, point: Point, chance: random.Random) -> Point:
-        """The point itself, or the nearest that fits: the same but for m and f."""
-        if not self.over(point):
+        """The point itself, or the nearest that fits: the same but for what cost depends on."""
+        if self.over(point) is None:
             return point
 
-        def distance(pair: tuple[int, int]) -> tuple[float, float]:
-            m, f = pair
-            apart = abs(math.log(m / point.config.m)) + abs(math.log(f / point.config.f))
-            return apart, chance.random()
+        def distance(combination: Combination) -> tuple[float, float]:
+            wanted = (getattr(point.config, key) for key in COST_AXES)
+            return sum(map(_apart, combination, wanted)), chance.random()
 
-        m, f = min(self._pairs, key=distance)
-        searched = {key: value for key, value in (("m", m), ("f", f)) if key in self.spec.space}
-        return self.point({**point.settings, **searched})
-
-
-def macs_of(config: TrialConfig) -> int:
-    """MACs to a 1280×720 picture."""
-    return _macs(config.m, config.f, config)
+        least: Combination = min(self._affordable, key=distance)
+        nearest = dict(zip(COST_AXES, least, strict=True))
+        return self.point({**point.settings, **{key: nearest[key] for key in COST_AXES if key in self.spec.space}})
 
 
-def _macs(m: int, f: int, like: TrialConfig) -> int:
-    return costs(m=m, f=f, feature_size=like.feature_size, scale=like.scale).macs_720p
-
-
-def _pair(base: TrialConfig, settings: Settings) -> tuple[int, int]:
-    return int(settings.get("m", base.m)), int(settings.get("f", base.f))
+def _apart(a: Choice, b: Choice) -> float:
+    """How far apart two values of a setting are: in their logarithms where they are numbers of something."""
+    if isinstance(a, int | float) and isinstance(b, int | float) and not isinstance(a, bool):
+        return abs(math.log(a / b))
+    return float(a != b)
 
 
 def _key(settings: Settings) -> tuple[tuple[str, Choice], ...]:

@@ -65,6 +65,11 @@ class Estimate:
     fallbacks: tuple[str, ...] = ()
     """The layers that the target cannot run, and its CPU has to."""
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the time is of, and where it comes from, as records keep it."""
+        return {"target": self.target, "target_input": self.input, "target_tool": self.tool}
+
 
 def parse_size(text: str) -> Size:
     """A size such as `640x360`: width, then height, of the low-resolution picture.

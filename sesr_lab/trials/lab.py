@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from sesr_lab.data.dataset import Data
 from sesr_lab.errors import StoreError
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.targets.estimate import Estimate
 from sesr_lab.tracking.runs import Tracker
 from sesr_lab.trials import trial
 from sesr_lab.trials.claims import Claims
@@ -67,13 +68,26 @@ class Lab:
 
 @dataclass(frozen=True)
 class Task:
-    """One trial to record: what it is, and where its run belongs."""
+    """One trial to record: what it is, where its run belongs, and what its network costs on its study's target."""
 
     config: TrialConfig
     experiment_id: str
     label: str
     tags: Mapping[str, str] = field(default_factory=dict)
     study_run_id: str | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def target_metrics(self) -> dict[str, float]:
+        """The time on the study's target, as a metric: nothing without a target."""
+        ms = None if self.estimate is None else self.estimate.milliseconds
+        return {} if ms is None else {"latency_ms": ms}
+
+    @property
+    def target_tags(self) -> dict[str, str]:
+        """The study's target, what it is given, and what has found the time: nothing without a target."""
+        found = self.estimate
+        return {} if found is None else {f"sesr.{key}": value for key, value in found.origin.items()}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -126,4 +140,8 @@ def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> O
         run_id=run_id,
         params=costs.params,
         macs_720p=costs.macs_720p,
+        latency_ms=task.target_metrics.get("latency_ms"),
+        target=task.target_tags.get("sesr.target"),
+        target_input=task.target_tags.get("sesr.target_input"),
+        target_tool=task.target_tags.get("sesr.target_tool"),
     )

@@ -113,11 +113,11 @@ def record_untrained(lab: Lab, task: Task, outcome: Outcome) -> Outcome:
         task.experiment_id,
         task.label,
         params=_params(task.config),
-        tags={**task.tags, DATABASE: lab.claims.identity, "sesr.reason": outcome.reason[:500]},
+        tags={**task.tags, **task.target_tags, DATABASE: lab.claims.identity, "sesr.reason": outcome.reason[:500]},
         parent_run_id=task.study_run_id,
     )
     run = patiently(lab, start)
-    run.log_constants({"params": outcome.params, "macs_720p": outcome.macs_720p})
+    run.log_constants({"params": outcome.params, "macs_720p": outcome.macs_720p, **task.target_metrics})
     run.end("KILLED" if outcome.result == "over budget" else "FAILED", outcome.result)
     lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
     return Outcome(**{**asdict(outcome), "run_id": run.run_id})

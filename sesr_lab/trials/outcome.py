@@ -38,6 +38,18 @@ class Outcome:
     """The registered version, as `models:/NAME/3`."""
     parent: str | None = None
     """The x2 version that it started from, or the file."""
+    latency_ms: float | None = None
+    """On the study's target, where it has one; so are the next three."""
+    target: str | None = None
+    target_input: str | None = None
+    """The low-resolution picture's size, as in `640x360`."""
+    target_tool: str | None = None
+    """What estimated or measured it, with its version."""
+
+    @property
+    def cost(self) -> float:
+        """What quality is weighed against: milliseconds on the study's target, or else MACs."""
+        return self.macs_720p if self.latency_ms is None else self.latency_ms
 
 
 _EMPTY: Mapping[str, object] = {
@@ -91,11 +103,15 @@ def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
     return max(trained, key=lambda outcome: outcome.psnr or 0.0, default=None)
 
 
-def pareto(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The trained networks that no other beats in both PSNR and MACs, cheapest first."""
+def pareto(outcomes: Iterable[Outcome], *, by_macs: bool = False) -> list[Outcome]:
+    """The trained networks that no other beats in both PSNR and cost, cheapest first.
+
+    Args:
+        by_macs: weigh PSNR against MACs in a study with a target too.
+    """
     trained = [outcome for outcome in outcomes if outcome.result == "finished" and outcome.psnr is not None]
     front: list[Outcome] = []
-    for outcome in sorted(trained, key=lambda o: (o.macs_720p, -(o.psnr or 0.0))):
+    for outcome in sorted(trained, key=lambda o: (o.macs_720p if by_macs else o.cost, -(o.psnr or 0.0))):
         if not front or (outcome.psnr or 0.0) > (front[-1].psnr or 0.0):
             front.append(outcome)
     return front

@@ -153,7 +153,9 @@ class Parents:
         config = parent_config(task.config)
         label = f"parent-{config.architecture.short_name}-x2"
         self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {label} first")
-        parent = replace(task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""})
+        parent = replace(
+            task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""}, estimate=None
+        )
         run_id = resumable_run(self.lab, parent, data)
         try:
             outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=lock.current)

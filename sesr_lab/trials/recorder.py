@@ -59,8 +59,8 @@ class Recorder:
     def _write(self, event: trial.Event) -> None:
         if isinstance(event, trial.Started):
             self.started = event
-            self.run.log_constants(_constants(event))
-            self.run.set_tags({"sesr.device": event.device, "sesr.engine": event.engine})
+            self.run.log_constants({**_constants(event), **self.task.target_metrics})
+            self.run.set_tags({"sesr.device": event.device, "sesr.engine": event.engine, **self.task.target_tags})
         elif isinstance(event, Evaluation):
             self.run.log_metrics(_scores(event), step=event.step)
         elif isinstance(event, trial.Strip):
@@ -107,6 +107,7 @@ class Recorder:
             recipe=config.recipe,
             steps=end.best.step,
             config_fingerprint=config.fingerprint,
+            estimate=self.task.estimate,
         )
         publishing = partial(
             publish,

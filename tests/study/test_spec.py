@@ -9,7 +9,7 @@ from sesr_lab.study.naming import slug, study_name
 from sesr_lab.study.space import Range, parse_macs
 from sesr_lab.study.spec import StudySpec, built_in, load_study, space_summary
 
-STUDIES = ("blocks", "presets", "quickstart", "x2-budget", "x2-pareto", "x2-to-x4", "x4")
+STUDIES = ("blocks", "npu-budget", "npu-pareto", "presets", "quickstart", "x2-budget", "x2-pareto", "x2-to-x4", "x4")
 
 
 def write(text: str, name: str = "mine.toml") -> str:
@@ -48,6 +48,28 @@ def study(text: str) -> StudySpec:
         ('trials = 3\nenqueue = ["m3"]\nmax_macs = "1.2.3G"', ["max_macs: '1.2.3G'", "2.5G, 800M or 3e9"]),
         ('trials = 3\nenqueue = ["m3"]\nmax_macs = "0G"', ["max_macs: found 0.0", "greater than 0"]),
         ('trials = 3\nenqueue = ["m3"]\nmax_macs = -1.0', ["max_macs: found -1.0", "greater than 0"]),
+        # the target
+        (
+            'trials = 3\nenqueue = ["m3"]\ntarget = "ethos"',
+            ["target: 'ethos' is unknown; did you mean 'ethos-u55-256'?"],
+        ),
+        ('trials = 3\nenqueue = ["m3"]\ntarget = 3', ["target: found 3", "valid string"]),
+        (
+            'trials = 3\nenqueue = ["m3"]\ntarget = "macs"\nmax_ms = 3',
+            ["max_ms: MACs take no time; name a target: ethos-"],
+        ),
+        ('trials = 3\nenqueue = ["m3"]\ninput = "64x64"', ["input: MACs take no time; name a target: ethos-"]),
+        (
+            'trials = 3\nenqueue = ["m3"]\ntarget = "ethos-u55-256"\ninput = "0x360"',
+            ["input: '0x360' is no size", "640x360"],
+        ),
+        ('trials = 3\nenqueue = ["m3"]\ntarget = "ethos-u55-256"\nmax_ms = 0', ["max_ms: found 0", "greater than 0"]),
+        ('trials = 3\nenqueue = ["m3"]\ntarget = "ethos-u55-256"\nmax_ms = inf', ["max_ms: found inf", "finite"]),
+        (
+            'trials = 3\n[space]\nactivation = ["relu", "gelu"]',
+            ["space: activation: found 'gelu'", "'prelu' or 'relu'"],
+        ),
+        ("trials = 3\n[space]\ninput_residual = [1, 0]", ["space: input_residual: found 1", "valid boolean"]),
         # the space
         ("trials = 3\n[space]\nm = []", ["space: m: found []", "a list of values, or {low = "]),
         ("trials = 3\n[space]\nm = 3", ["space: m: found 3", "a list of values, or {low = "]),
@@ -108,8 +130,8 @@ def test_a_file_that_is_not_text_is_refused() -> None:
     ("name", "says"),
     [
         ("quickstrat", ["'quickstrat' is unknown", "did you mean 'quickstart'?", "or a path to a .toml"]),
-        ("zzz", ["'zzz' is unknown; allowed: blocks, presets"]),
-        ("no/such.toml", ["no/such.toml: no such file", "built-in studies: blocks, presets"]),
+        ("zzz", ["'zzz' is unknown; allowed: blocks, npu-budget"]),
+        ("no/such.toml", ["no/such.toml: no such file", "built-in studies: blocks, npu-budget"]),
         ("folder.toml", ["folder.toml: no such file"]),
         ("", ["'' is unknown"]),
     ],
@@ -203,7 +225,10 @@ def test_what_makes_the_numbers_of_a_study_comparable_is_its_identity() -> None:
     same = study(base).identity
     assert study(base.replace("trials = 1", 'description = "other"\ntrials = 7')).identity == same
     assert study(base.replace('["m3"]', '["m5", "m3"]')).identity == same, "which come first"
-    others = ["seed = 1\n", 'objective = "psnr"\n', 'sampler = "random"\n', 'max_macs = "1G"\n']
+    target = 'target = "ethos-u55-256"\n'
+    others = [target, f'{target}input = "32x32"\n', f"{target}max_ms = 30\n"]
+    assert len({str(study(other + base).identity) for other in ["", *others]}) == 4
+    others += ["seed = 1\n", 'objective = "psnr"\n', 'sampler = "random"\n', 'max_macs = "1G"\n']
     changed = [study(other + base).identity for other in others]
     changed += [study(base + other).identity for other in ("scale = 4", "seed = 1", "f = 8", 'recipe = "paper"')]
     changed += [study(base.replace("steps = 3", "steps = 4")).identity, study(base.replace("3, 5", "3, 7")).identity]
@@ -215,6 +240,10 @@ def test_what_makes_the_numbers_of_a_study_comparable_is_its_identity() -> None:
     [
         'objective = "pareto"',
         'sampler = "tpe"',
+        'target = "macs"',
+        'input = "640x360"',
+        'train.activation = "prelu"',
+        "train.input_residual = true",
         "seed = 0",
         "train.scale = 2",
         'train.recipe = "fast"',
@@ -301,3 +330,13 @@ def test_the_summary_counts_networks_over_the_limit() -> None:
 def test_a_network_that_is_not_in_the_space_cannot_be_enqueued() -> None:
     with pytest.raises(ConfigError, match=r"enqueue: f = 12 is not in space\.f; add it there"):
         study("trials = 1\nenqueue = [{m = 2, f = 12}]\n[space]\nm = [2]\nf = [8, 16]")
+
+
+def test_the_summary_of_a_study_for_a_target_has_its_milliseconds() -> None:
+    pytest.importorskip("ethosu.vela")
+    spec = study('trials = 2\ntarget = "ethos-u55-256"\ninput = "64x48"\nmax_ms = 0.8\n[space]\nm = [1, 8]\nf = [16]\n')
+    summary = space_summary(spec)
+    low, high = (float(ms) for ms in str(summary["ms on ethos-u55-256, 64x48 in"]).split(" to "))
+    assert low < 0.8 < high
+    assert summary["over the limit"] == 1
+    assert not [key for key in space_summary(study('trials = 2\nenqueue = ["m3"]')) if key.startswith("ms")]

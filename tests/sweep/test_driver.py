@@ -15,6 +15,7 @@ import pytest
 from labs import lab, photographs, spawn, storage, study, until
 
 from sesr_lab.errors import ConfigError, StoreError
+from sesr_lab.registry.catalog import resolve
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.sweep.driver import TRIES, sweep
 from sesr_lab.sweep.ledger import standing, stored
@@ -102,6 +103,30 @@ def test_networks_over_the_budget_are_not_trained_and_break_a_constraint(tmp_pat
     macs = (25 * 4 + 9 * over.params["m"] * 16 + 100 * 4) * 640 * 360
     assert over.constraints["macs"] == macs - 100e6
     assert len(notebook.begun) == 2
+
+
+def test_a_study_for_a_target_weighs_milliseconds_and_every_record_has_them(tmp_path: Path, data: str) -> None:
+    pytest.importorskip("ethosu.vela")
+    here, _ = lab(tmp_path)
+    spec = study(data, trials=4, target="ethos-u55-256", input="64x48", max_ms=0.55)
+    result = sweep(spec, here, storage(tmp_path))
+    trained = [outcome for outcome in result.outcomes if outcome.result == "finished"]
+    assert trained
+    for outcome in trained:
+        assert outcome.latency_ms is not None
+        assert outcome.latency_ms <= 0.55
+        assert (outcome.target, outcome.target_input) == ("ethos-u55-256", "64x48")
+        assert (outcome.target_tool or "").startswith("ethos-u-vela ")
+        run = here.tracker.run(outcome.run_id)
+        assert run.metrics["latency_ms"] == pytest.approx(outcome.latency_ms)
+        assert run.tags["sesr.target"] == "ethos-u55-256"
+        version = resolve(here.tracker, outcome.model or "")
+        assert float(version.tags["sesr.latency_ms"]) == pytest.approx(outcome.latency_ms)
+        assert version.tags["sesr.target_tool"] == outcome.target_tool
+    told = {tuple(each.values) for each in optuna_trials(tmp_path) if each.state.name == "COMPLETE"}
+    assert told == {(outcome.psnr, outcome.latency_ms) for outcome in trained}
+    with pytest.raises(ConfigError, match="target is 'macs' but the stored study has 'ethos-u55-256'"):
+        sweep(study(data, trials=4), here, storage(tmp_path))
 
 
 def test_a_network_that_diverges_is_pruned_with_its_reason_and_the_study_goes_on(

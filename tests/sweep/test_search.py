@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from specs import spec
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import costs
+from sesr_lab.study.config import Architecture
 from sesr_lab.study.space import Choice
 from sesr_lab.sweep.search import DRAWS, GIVE_UP, Draw, History, Point, Search, Settings
+from sesr_lab.targets.estimate import Estimate, Size
 
 
 def never(attempt: int, given: Settings) -> dict[str, Choice]:
@@ -142,6 +144,55 @@ def test_a_limit_that_no_network_fits_is_said_at_once_with_the_cheapest(changes:
         Search(spec(max_macs="10M", **changes))
     assert "the cheapest, m" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def milliseconds(target: str, networks: Sequence[Architecture], size: Size) -> list[Estimate]:
+    """A target on which PReLU costs three times what ReLU does, and channels come in fours."""
+    times = [n.m * -(-n.f // 4) * (3.0 if n.activation == "prelu" else 1.0) for n in networks]
+    return [Estimate(target, "tool 1", str(size), 1, ms) for ms in times]
+
+
+def test_networks_over_the_time_on_the_target_are_not_taken() -> None:
+    space = {"m": [1, 2], "f": [2, 4, 8], "activation": ["prelu", "relu"]}
+    search = Search(spec(space=space, target="ethos-u55-256", max_ms=2.5), estimates=milliseconds)
+    found = list(all_of(search, never, remaining=12))
+    assert {(p.settings["m"], p.settings["f"], p.settings["activation"]) for p in found} == {
+        *((m, f, "relu") for m in (1, 2) for f in (2, 4)),
+        (1, 8, "relu"),
+    }
+    assert all(point.price.ms <= 2.5 for point in found)
+    assert search.over(search.point({"m": 1, "f": 2, "activation": "prelu"})) is not None
+
+
+def test_in_a_continuous_space_the_nearest_that_is_fast_enough_is_taken() -> None:
+    space = {"m": [1, 2, 8], "f": [4], "activation": ["prelu", "relu"], "learning_rate": {"low": 1e-4, "high": 1e-3}}
+    search = Search(spec(space=space, target="ethos-u55-256", max_ms=8), estimates=milliseconds)
+    point = search.next(History(), 9, always(m=8, f=4, activation="prelu", learning_rate=2e-4))
+    assert point is not None
+    assert point.settings == {"m": 8, "f": 4, "activation": "relu", "learning_rate": 2e-4}
+
+
+def test_a_time_that_no_network_fits_is_said_at_once_with_the_fastest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Search(spec(target="ethos-u55-256", max_ms=2), estimates=milliseconds)
+    assert str(caught.value) == (
+        "study tiny: max_ms: none of its networks fits 2 ms on ethos-u55-256; the fastest, m1-f2-p8, takes 3.00; raise "
+        "it, or add smaller networks"
+    )
+
+
+def test_all_times_are_known_before_anything_is_drawn() -> None:
+    asked: list[int] = []
+
+    def counting(target: str, networks: Sequence[Architecture], size: Size) -> list[Estimate]:
+        asked.append(len(networks))
+        return milliseconds(target, networks, size)
+
+    named = [{"m": 1, "f": 4, "feature_size": 8, "activation": "relu"}, {"m": 2}]
+    search = Search(spec(target="onnxruntime-cpu", enqueue=named), estimates=counting)
+    assert sum(asked) == 5, "the four of the space, and the one with another activation"
+    assert len(list(all_of(search, always(f=2, feature_size=8), remaining=9))) == 5
+    assert sum(asked) == 5
 
 
 def test_a_named_network_that_fits_is_enough() -> None:

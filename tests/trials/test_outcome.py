@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 from specs import ended, spec
 
@@ -43,3 +44,14 @@ def test_a_score_that_is_not_a_number_decides_nothing() -> None:
         assert found.psnr is None
         assert best_of([found]) is None
         assert pareto([found]) == []
+
+
+def test_with_a_target_the_pareto_set_is_of_milliseconds_and_without_of_macs() -> None:
+    points = [Search(spec()).point({"m": m, "f": f}) for m, f in ((1, 2), (2, 2), (1, 4), (2, 4))]
+    counted = [ended(point, 30.0 + i, label=str(i)) for i, point in enumerate(points)]
+    assert [outcome.label for outcome in pareto(counted)] == ["0", "1", "2", "3"]
+    times = (4.0, 9.0, 4.0, 8.0)  # as on a device where twice the channels take no longer
+    timed = [replace(outcome, latency_ms=ms) for outcome, ms in zip(counted, times, strict=True)]
+    assert [outcome.label for outcome in pareto(timed)] == ["2", "3"]
+    assert [outcome.label for outcome in pareto(timed, by_macs=True)] == ["0", "1", "2", "3"]
+    assert outcome_from(json.loads(json.dumps(record_of(timed[0])))) == timed[0]
