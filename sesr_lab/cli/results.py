@@ -17,6 +17,8 @@ from sesr_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from sesr_lab.results.export import Delivered
+    from sesr_lab.results.onnx_file import Exported
+    from sesr_lab.targets.estimate import Size
 
 _FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 _LEAST_TILE = 16
@@ -82,8 +84,14 @@ def upscale(
 
 def export(
     model: Annotated[str, typer.Argument(help="MODEL: a preset, a run id, models:/…, or a file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: NAME.onnx.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write: NAME.onnx or NAME.tflite.")],
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="onnx or tflite, if the file's name does not say it.")
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Convolutions in int8, calibrated on pictures.")] = False,
+    size: Annotated[
+        str | None, typer.Option("--input", help="For tflite: the picture that it takes, as in 640x360 (which it is).")
+    ] = None,
     rgb: Annotated[bool, typer.Option("--rgb", help="Take and give RGB, chroma by bicubic in the graph.")] = False,
     benchmark: Annotated[
         list[Path] | None, typer.Option("--benchmark", help="A folder to measure int8's loss on; may be repeated.")
@@ -96,15 +104,16 @@ def export(
     model_name: ModelName = "SESR",
     as_json: Json = False,
 ) -> None:
-    """Write a network as ONNX, float or int8, checked against PyTorch."""
+    """Write a network as ONNX, float or int8, or as the int8 TFLite file that an NPU runs; both checked."""
     if not int8 and benchmark:
         raise ConfigError("export: --benchmark measures what int8 loses; add --int8, or use sesr-lab evaluate")
+    out, picture = _of_format(out, file_format), None if size is None else _size(size)
     with doing("loading PyTorch"):
         from sesr_lab.cli.progress import loading
         from sesr_lab.data.refusal import shown
         from sesr_lab.results.export import Form, export
 
-    form = Form(int8=int8, rgb=rgb, calibration=calibrate, benchmarks=tuple(benchmark or ()))
+    form = Form(int8=int8, rgb=rgb, calibration=calibrate, benchmarks=tuple(benchmark or ()), size=picture)
     with loading() as progress:
         done = export(
             model,
@@ -119,16 +128,50 @@ def export(
         print_json(_export_document(done))
         return
     file = done.file
-    what = "its float form is" if int8 else "at most"
-    print(f"{shown(done.path)}: {len(file.content) / 1000:.1f} kB; {what} {file.max_error:.0e} from PyTorch's result")
+    error = ""
+    if file.max_error is not None:
+        error = f"; {'its float form is' if int8 else 'at most'} {file.max_error:.0e} from PyTorch's result"
+    print(f"{shown(done.path)}: {len(file.content) / 1000:.1f} kB{error}")
     if file.losses:
         from sesr_lab.cli.tables import show_losses
 
         show_losses(file.losses)
-    colours = "RGB / 255" if rgb else "luma / 255 (BT.601, 16 to 235; grey as it is)"
-    print(f"input: float32 (N, {file.colours}, H, W), {colours}{', rounded to 1/255 inside' if int8 else ''}")
+    print(f"input: {_input_of(file)}")
     if done.artifact is not None:
         print(f"kept with the run {done.run_id} as {done.artifact}")
+
+
+def _input_of(file: Exported) -> str:
+    """What the file takes, in words."""
+    if file.size is not None:
+        return f"int8 (1, {file.size.height}, {file.size.width}, 1), luma (BT.601, 16 to 235; grey as it is) - 128"
+    colours = "RGB / 255" if file.colours == 3 else "luma / 255 (BT.601, 16 to 235; grey as it is)"
+    return f"float32 (N, {file.colours}, H, W), {colours}{', rounded to 1/255 inside' if file.is_int8 else ''}"
+
+
+def _of_format(out: Path, file_format: str | None) -> Path:
+    """The file to write: named as it is, or with the ending of its format where it has none.
+
+    Raises:
+        ConfigError: there is no such format, or the file's name is of another.
+    """
+    if file_format is None:
+        return out
+    if file_format not in ("onnx", "tflite"):
+        raise ConfigError(f"export: --format: {file_format!r} is unknown; allowed: onnx, tflite")
+    named = out.with_name(f"{out.name}.{file_format}") if not out.suffix else out
+    if named.suffix.lower() != f".{file_format}":
+        raise ConfigError(f"export: --format: found {file_format} and the name {out.name}; let them say the same")
+    return named
+
+
+def _size(text: str) -> Size:
+    from sesr_lab.targets.estimate import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"export: --input: {error}") from None
 
 
 def _export_document(done: Delivered) -> dict[str, object]:
@@ -139,6 +182,7 @@ def _export_document(done: Delivered) -> dict[str, object]:
         "scale": file.scale,
         "colours": file.colours,
         "int8": file.is_int8,
+        "input": None if file.size is None else str(file.size),
         "max_error": file.max_error,
         "losses": [asdict(x) | {"loss_db": x.loss_db, "loss_8bit_db": x.loss_8bit_db} for x in file.losses],
         "run_id": done.run_id,

@@ -15,10 +15,12 @@ from sesr_lab.data.refusal import shown
 from sesr_lab.errors import ConfigError, ExportError
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.results.onnx_file import Exported, float_file, int8_file
+from sesr_lab.results.tflite_file import tflite_file
 from sesr_lab.scores.evaluate import benchmark
+from sesr_lab.targets.estimate import INPUT, Size, parse_size
 from sesr_lab.tracking.runs import Tracker
 
-SUFFIXES: Final = (".onnx",)
+SUFFIXES: Final = (".onnx", ".tflite")
 ARTIFACTS = "export"
 """Where exported files lie among a run's artifacts."""
 
@@ -34,6 +36,8 @@ class Form:
     """For int8: the data source whose validation pictures tell the ranges of activations."""
     benchmarks: tuple[Path, ...] = ()
     """For int8: folders on which the loss is measured; the calibration source's pictures if there are none."""
+    size: Size | None = None
+    """For TFLite, whose files are for one size: that of the low-resolution picture; INPUT if not given."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,19 @@ def export(
         open_tracker: opens the store; not called where MODEL is a file.
 
     Raises:
-        ConfigError: `path` has another suffix than one of SUFFIXES.
+        ConfigError: `path` has another suffix than one of SUFFIXES, or one that does not go with the form.
         ExportError: a package is missing, the file would not do what the network does, or cannot be written.
         SesrError: the model or a picture cannot be found or read.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{shown(path)}: found the suffix {path.suffix!r}; {' or '.join(SUFFIXES)} is allowed")
+    is_tflite = path.suffix.lower() == ".tflite"
+    _check_form(form, path, is_tflite=is_tflite)
     tracker = None if is_file(model) else open_tracker()
     named = of_file(model) if tracker is None else find(tracker, model, scale=scale, prefix=prefix)
     if scale not in (None, named.architecture.scale):
         raise ConfigError(f"{model}: its scale is {named.architecture.scale}, not {scale}; leave --scale out")
-    made = _int8(named, form, progress) if form.int8 else float_file(named, rgb=form.rgb)
+    made = _int8(named, form, progress, is_tflite=is_tflite) if form.int8 else float_file(named, rgb=form.rgb)
     _write(made.content, path)
     if tracker is None or named.version is None or not named.version.run_id:
         return Delivered(path, made, None, None)
@@ -84,14 +90,25 @@ def export(
     return Delivered(path, made, named.version.run_id, artifact)
 
 
-def _int8(named: Named, form: Form, progress: Progress | None) -> Exported:
+def _check_form(form: Form, path: Path, *, is_tflite: bool) -> None:
+    if is_tflite and not form.int8:
+        raise ConfigError(f"{shown(path)}: a TFLite file is written in int8 alone; add --int8")
+    if is_tflite and form.rgb:
+        raise ConfigError(f"{shown(path)}: a TFLite file takes and gives luma alone; leave --rgb out")
+    if not is_tflite and form.size is not None:
+        raise ConfigError(f"{shown(path)}: an ONNX file takes pictures of any size; leave --input out")
+
+
+def _int8(named: Named, form: Form, progress: Progress | None, *, is_tflite: bool) -> Exported:
     scale = named.architecture.scale
     held_out = load(form.calibration, scale=scale, progress=progress).valid
     sets = [benchmark(folder, scale) for folder in form.benchmarks]
     measured: Sequence[tuple[str, Sequence[Sample]]] = [(each.name, each) for each in sets]
-    return int8_file(
-        named, [sample.lr for sample in held_out], measured or [(form.calibration, held_out)], rgb=form.rgb
-    )
+    measured = measured or [(form.calibration, held_out)]
+    calibration = [sample.lr for sample in held_out]
+    if is_tflite:
+        return tflite_file(named, calibration, measured, size=form.size or parse_size(INPUT))
+    return int8_file(named, calibration, measured, rgb=form.rgb)
 
 
 def _write(content: bytes, path: Path) -> None:

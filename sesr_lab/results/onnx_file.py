@@ -17,11 +17,12 @@ from sesr_lab.data.pair import Sample
 from sesr_lab.errors import ExportError
 from sesr_lab.network.model import Collapsed, from_weights
 from sesr_lab.registry.lookup import Named
-from sesr_lab.results.onnx_graph import float_graph, int8_graph
 from sesr_lab.results.onnx_session import PREFIX, Session, open_session
-from sesr_lab.results.onnx_tools import onnx_package
 from sesr_lab.results.parity import parity, torch_output
-from sesr_lab.scores.evaluate import score_set
+from sesr_lab.scores.evaluate import Upscaler, score_set
+from sesr_lab.targets.estimate import Size
+from sesr_lab.targets.onnx_graph import float_graph, int8_graph
+from sesr_lab.targets.onnx_tools import onnx_package
 from sesr_lab.targets.quantize import calibrate, calibration_patches
 
 if TYPE_CHECKING:
@@ -66,10 +67,12 @@ class Exported:
     colours: int
     """1: luma to luma. 3: RGB to RGB."""
     is_int8: bool
-    max_error: float
-    """By how much the float graph differs from PyTorch, outputs in [0, 1]."""
+    max_error: float | None
+    """By how much the float graph differs from PyTorch, outputs in [0, 1]; None for a form that has no float graph."""
     losses: tuple[Loss, ...]
     """What int8 costs; empty for a float file."""
+    size: Size | None = None
+    """The only low-resolution picture that a TFLite file takes; an ONNX file takes any."""
 
 
 def float_file(named: Named, *, rgb: bool = False) -> Exported:
@@ -78,7 +81,7 @@ def float_file(named: Named, *, rgb: bool = False) -> Exported:
     Raises:
         ExportError: a package is missing, or the graph differs too much from PyTorch.
     """
-    network = _collapsed(named)
+    network = collapsed_of(named)
     model = float_graph(network, rgb=rgb)
     error = parity(_session(model), network, rgb=rgb)
     return _exported(named, model, error, (), rgb=rgb, is_int8=False)
@@ -101,23 +104,36 @@ def int8_file(
         ExportError: a package is missing, the float graph differs from PyTorch, or int8 loses more than
             LARGEST_LOSS_DB on a benchmark.
     """
-    network = _collapsed(named)
+    network = collapsed_of(named)
     patches = calibration_patches([(luma(picture) / 255).astype(np.float32) for picture in calibration])
     ranges = calibrate(network, patches)
     error = parity(_session(float_graph(network)), network, rgb=False)
     int8 = _session(int8_graph(network, ranges))
-    losses = tuple(_loss(name, samples, network, int8) for name, samples in benchmarks)
+    losses = tuple(
+        loss_of(name, samples, network, lambda luma01: int8.run(luma01[None, None])[0, 0])
+        for name, samples in benchmarks
+    )
+    check_losses(named, losses)
+    return _exported(named, int8_graph(network, ranges, rgb=rgb), error, losses, rgb=rgb, is_int8=True)
+
+
+def check_losses(named: Named, losses: Sequence[Loss]) -> None:
+    """Nothing, if int8 is good enough to be handed over.
+
+    Raises:
+        ExportError: it loses more than LARGEST_LOSS_DB on a benchmark, against the float network on 8-bit luma.
+    """
     for loss in losses:
         if not loss.loss_8bit_db <= LARGEST_LOSS_DB:
             raise ExportError(
                 f"{named.name}: int8 loses {loss.loss_8bit_db:.2f} dB on {loss.set}; up to {LARGEST_LOSS_DB:.0f} dB is"
                 " allowed; calibrate on pictures like yours (--calibrate SOURCE), or export it in float"
             )
-    return _exported(named, int8_graph(network, ranges, rgb=rgb), error, losses, rgb=rgb, is_int8=True)
 
 
 @torch.no_grad()
-def _collapsed(named: Named) -> Collapsed:
+def collapsed_of(named: Named) -> Collapsed:
+    """The small network."""
     return from_weights(named.weights).collapse()
 
 
@@ -127,7 +143,8 @@ def _session(model: ModelProto) -> Session:
     return open_session(model.SerializeToString())
 
 
-def _loss(name: str, samples: Sequence[Sample], network: Collapsed, int8: Session) -> Loss:
+def loss_of(name: str, samples: Sequence[Sample], network: Collapsed, int8: Upscaler) -> Loss:
+    """What the network loses on a set where `int8` runs it."""
     scale = round(len(network.tail) ** 0.5)
 
     def run(planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -138,11 +155,7 @@ def _loss(name: str, samples: Sequence[Sample], network: Collapsed, int8: Sessio
         levels = np.floor(planes * np.float32(255) + np.float32(0.5)) / np.float32(255)
         return run(levels)
 
-    def run_int8(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        made: NDArray[np.float32] = int8.run(planes[None, None])[0, 0]
-        return made
-
-    return Loss(name, *(score_set(name, samples, way, scale=scale).psnr for way in (run, run_on_levels, run_int8)))
+    return Loss(name, *(score_set(name, samples, way, scale=scale).psnr for way in (run, run_on_levels, int8)))
 
 
 def _exported(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sesr_lab.errors import ModelError
-from sesr_lab.results.onnx_tools import onnxruntime_package
+from sesr_lab.targets.onnx_tools import onnxruntime_package
 
 Batch = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sesr_lab.targets.estimate import CPU, Estimate, Shape, Size, activation_bytes, check_fits, macs_of
-from sesr_lab.targets.onnx import write_onnx
+from sesr_lab.targets.onnx_graph import INPUT_NAME, float_graph
 from sesr_lab.targets.standin import stand_in
 from sesr_lab.targets.tool import tool, version_of
 
@@ -88,17 +88,19 @@ def _estimate(shape: Shape, size: Size, times_ms: Sequence[float]) -> Estimate:
 
 
 def _session(shape: Shape) -> Any:
-    runtime = tool("onnxruntime", PACKAGE)
+    runtime, _ = tool("onnxruntime", PACKAGE), tool("onnx", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # so that networks that wait for their turn hold no memory
     options.log_severity_level = 3
-    return runtime.InferenceSession(write_onnx(stand_in(shape)), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(
+        float_graph(stand_in(shape)).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _time_ms(session: Any, picture: np.ndarray) -> float:
     start = time.thread_time()
-    session.run(None, {"lr": picture})
+    session.run(None, {INPUT_NAME: picture})
     return (time.thread_time() - start) * 1000
 
 

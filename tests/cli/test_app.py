@@ -374,7 +374,17 @@ def test_data_check_tells_what_a_source_holds(typed: Typed, pictures: Path) -> N
 
 def test_sweep_lists_the_built_in_studies(typed: Typed) -> None:
     found = typed.json("sweep", "--list")
-    assert list(found) == ["blocks", "presets", "quickstart", "x2-budget", "x2-pareto", "x2-to-x4", "x4"]
+    assert list(found) == [
+        "blocks",
+        "npu-budget",
+        "npu-pareto",
+        "presets",
+        "quickstart",
+        "x2-budget",
+        "x2-pareto",
+        "x2-to-x4",
+        "x4",
+    ]
     assert typed("sweep", "--list") == 0
     assert all(name in typed.out for name in found)
 

@@ -292,10 +292,29 @@ def test_export_in_int8_says_what_it_costs(typed: Typed, model: str, tmp_path: P
         assert words in typed.out
 
 
+def test_export_to_tflite_is_for_one_size_and_says_what_int8_costs(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "set" / "a.png")
+    words = ("export", model, "-o", "a", "--format", "tflite", "--int8", "--input", "48x32", "--benchmark", "set")
+    found = typed.json(*words)
+    assert found["file"].endswith("a.tflite")
+    assert found["bytes"] == Path("a.tflite").stat().st_size
+    assert (found["int8"], found["input"], found["max_error"]) == (True, "48x32", None)
+    assert found["losses"][0]["set"] == "set"
+    assert typed(*words) == 0
+    for text in ("a.tflite: ", " kB", "input: int8 (1, 32, 48, 1), luma"):
+        assert text in typed.out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("-o", "a.pt"), "a.pt: found the suffix '.pt'; .onnx is allowed"),
+        (("-o", "a.pt"), "a.pt: found the suffix '.pt'; .onnx or .tflite is allowed"),
+        (("-o", "a.tflite"), "a.tflite: a TFLite file is written in int8 alone; add --int8"),
+        (("-o", "a.tflite", "--int8", "--rgb"), "a.tflite: a TFLite file takes and gives luma alone; leave --rgb out"),
+        (("-o", "a.tflite", "--int8", "--input", "0x3"), "export: --input: '0x3' is no size of a picture"),
+        (("-o", "a.onnx", "--input", "4x3"), "a.onnx: an ONNX file takes pictures of any size; leave --input out"),
+        (("-o", "a.onnx", "--format", "tflite"), "export: --format: found tflite and the name a.onnx; let them say"),
+        (("-o", "a", "--format", "pt"), "export: --format: 'pt' is unknown; allowed: onnx, tflite"),
         (("-o", "x/../folder.onnx"), "x/../folder.onnx: cannot be written (Is a directory); choose another -o"),
         (("-o", "/proc/nope/a.onnx"), "/proc/nope/a.onnx: cannot be written (No such file or directory)"),
         (("-o", "a.onnx", "--benchmark", "set"), "export: --benchmark measures what int8 loses; add --int8"),

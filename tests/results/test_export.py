@@ -18,11 +18,12 @@ from sesr_lab.data.pair import Sample
 from sesr_lab.errors import ExportError
 from sesr_lab.network.model import SESR, run_collapsed
 from sesr_lab.registry.lookup import Named, lineage_of_file
-from sesr_lab.results import onnx_file, onnx_graph, onnx_tools
+from sesr_lab.results import onnx_file
 from sesr_lab.results.inference import onnx_network
 from sesr_lab.results.onnx_file import Exported, float_file, int8_file
 from sesr_lab.scores.evaluate import network_upscaler, score_set
 from sesr_lab.study.config import Architecture
+from sesr_lab.targets import onnx_graph, onnx_tools
 
 TOLERANCE = 1e-5
 """Other runtimes add in another order; errors of 1e-6 were measured with networks of eleven blocks."""

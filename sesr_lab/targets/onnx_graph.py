@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sesr_lab.network.model import MID_GREY, Collapsed
-from sesr_lab.results.onnx_tools import onnx_package
+from sesr_lab.targets.onnx_tools import onnx_package
 from sesr_lab.targets.quantize import INPUT, SHIFT, Range, Ranges, head_bias, on_cpu, quantize_weights
 
 if TYPE_CHECKING:
