@@ -21,6 +21,14 @@ class StoreError(SesrError):
     """A tracking store, registry or study database that cannot be reached or written."""
 
 
+class StoreAwayError(StoreError):
+    """A store that does not answer now and may answer later: what was asked of it can be asked again."""
+
+
+class RunHeldError(StoreError):
+    """A run that a living process is writing to."""
+
+
 class ParentError(SesrError):
     """A x4 network's x2 parent that is missing, unfit, or could not be trained."""
 

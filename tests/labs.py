@@ -17,7 +17,6 @@ from PIL import Image
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.tracking.runs import open_store
 from sesr_lab.trials import trial
-from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.lab import Lab
 from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.outcome import Outcome
@@ -70,10 +69,10 @@ def lab(tmp_path: Path, *, stop: Callable[[], bool] = lambda: False) -> tuple[La
     notebook = Notebook()
     there = (tmp_path / "mlflow.db").exists()
     tracker = (
-        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", spool=tmp_path / "spool") if there else new_store(tmp_path)
+        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", state=tmp_path / "state") if there else new_store(tmp_path)
     )
     url = storage(tmp_path)
-    return Lab(tracker, Claims(url), Locks(url), trial.place("cpu", "simple"), notebook, stop), notebook
+    return Lab(tracker, Locks(url), trial.place("cpu", "simple"), notebook, stop), notebook
 
 
 def storage(tmp_path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from sesr_lab.tracking.runs import Tracker, open_store
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # evaluations by language models: half of its start
 
 
 _template = tempfile.TemporaryDirectory(prefix="sesr-lab-test-")  # goes when the tests end
@@ -30,7 +31,7 @@ def migrated() -> Path:
 
 def new_store(folder: Path) -> Tracker:
     shutil.copy(migrated(), folder / "mlflow.db")
-    return open_store(f"sqlite:///{folder / 'mlflow.db'}", spool=folder / "spool")
+    return open_store(f"sqlite:///{folder / 'mlflow.db'}", state=folder / "state")
 
 
 class Server:

@@ -90,7 +90,7 @@ def _cache() -> str:
 
 
 def _states() -> str:
-    from sesr_lab.trials.checkpoint import FOLDER_VARIABLE, state_folder
+    from sesr_lab.tracking.journal import FOLDER_VARIABLE, state_folder
 
     return _room_in(state_folder(), FOLDER_VARIABLE)
 

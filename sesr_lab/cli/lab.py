@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sesr_lab.cli.console import watching
 from sesr_lab.cli.options import model_prefix, storage_url
 from sesr_lab.cli.stopping import stop_on_signal
 from sesr_lab.cli.stores import opened
-from sesr_lab.trials.checkpoint import state_folder
-from sesr_lab.trials.claims import Claims
+from sesr_lab.tracking.journal import state_folder
 from sesr_lab.trials.lab import Lab
 from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.trial import place
@@ -25,6 +24,10 @@ def lab_for(
     url = storage_url(storage)
     tracker = opened(tracking_uri)
     with watching(title) as view, stop_on_signal(view.asked_to_stop) as stop:
-        yield Lab(tracker, Claims(url), Locks(url), where, view, stop, prefix), url
-        if waiting := tracker.flush(patience_s=5.0):
-            view.note(f"warning: {waiting} writes wait for the store in {state_folder() / 'spool'}; run any command")
+        try:
+            yield Lab(tracker, Locks(url), where, view, stop, prefix), url
+        finally:
+            if waiting := tracker.flush():
+                text = f"{waiting} writes wait for the store in {state_folder() / 'journal'}; run any command"
+                with suppress(OSError, ValueError):  # a terminal that is gone
+                    view.note(f"warning: {text}")

@@ -19,18 +19,17 @@ def opened(tracking_uri: str | None) -> Tracker:
     """
     with doing("opening MLflow's store"):
         from sesr_lab.tracking.runs import open_store
-        from sesr_lab.trials.checkpoint import state_folder
 
-        return open_store(tracking_uri, spool=state_folder() / "spool")
+        return open_store(tracking_uri)
 
 
 def send_waiting(tracker: Tracker, progress: Callable[[int, int, str], None]) -> int:
     """How many writes still wait for the store when it takes no more of them."""
-    most = waiting = tracker.flush()
-    while waiting:
-        progress(most - waiting, most, "sending what waits")
-        before, waiting = waiting, tracker.flush(patience_s=2.0)
-        if waiting >= before:
-            break
-        most = max(most, waiting)
-    return waiting
+    tracker.take_up()
+    most = tracker.waiting
+
+    def tell() -> bool:
+        progress(most - min(tracker.waiting, most), most, "sending what waits")
+        return False
+
+    return tracker.sync(tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -10,23 +11,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sesr_lab.errors import ModelError, ParentError, StoreError
+from sesr_lab.errors import ModelError, ParentError, StoreAwayError
 from sesr_lab.registry.version import TAG, Loaded, Version, architecture_of
 from sesr_lab.registry.weights import EXPANDED, load_file, sha256_of
-from sesr_lab.tracking.delivery import is_transient
+from sesr_lab.tracking import publication
+from sesr_lab.tracking.answers import Away, answer_to, line_of
+from sesr_lab.tracking.publication import CHAMPION, champion_alias, crown, has_files
 from sesr_lab.tracking.runs import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
+__all__ = [
+    "CHAMPION",
+    "aliases_of",
+    "best",
+    "by_number",
+    "champion",
+    "champion_alias",
+    "load",
+    "promote",
+    "resolve",
+    "version_of_run",
+    "versions",
+    "versions_of",
+]
+
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))?")
 _PAGE = 200
 
 
 def resolve(tracker: Tracker, model: str) -> Version:
-    """The version that `model` names: a run's id, `models:/name/3`, `models:/name@alias`, or a name (its champion).
+    """The version that `model` names: a run's id, `models:/name/3`, `models:/name@alias`, or a name.
 
     Raises:
         ModelError: there is none; the message says what there is.
@@ -37,10 +54,10 @@ def resolve(tracker: Tracker, model: str) -> Version:
     if match is None:
         if model.startswith("models:"):
             raise ModelError(f"{model}: write models:/NAME/VERSION or models:/NAME@ALIAS")
-        return _by_alias(tracker, model, CHAMPION)
+        return _by_name(tracker, model)
     if match["version"]:
         return by_number(tracker, match["name"], int(match["version"]))
-    return _by_alias(tracker, match["name"], match["alias"] or CHAMPION)
+    return _by_alias(tracker, match["name"], match["alias"]) if match["alias"] else _by_name(tracker, match["name"])
 
 
 def load(tracker: Tracker, version: Version) -> Loaded:
@@ -67,7 +84,7 @@ def load(tracker: Tracker, version: Version) -> Loaded:
 
 
 def champion(tracker: Tracker, name: str, data_fingerprint: str) -> Version | None:
-    """The best version of `name` on that data; None if there is none.
+    """The best version of `name` on that data, as far as any is above bicubic; None if there is none.
 
     Raises:
         ParentError: the alias points to a version that is gone or is not ours.
@@ -77,7 +94,7 @@ def champion(tracker: Tracker, name: str, data_fingerprint: str) -> Version | No
     if number is None:
         return None
     try:
-        return by_number(tracker, name, number)
+        return _with_files(tracker, by_number(tracker, name, number), alias)
     except ModelError as error:
         raise ParentError(
             f"{name}: the alias {alias} points to version {number}, which cannot be used ({error}); point it to"
@@ -85,18 +102,29 @@ def champion(tracker: Tracker, name: str, data_fingerprint: str) -> Version | No
         ) from error
 
 
+def best(tracker: Tracker, name: str, data_fingerprint: str) -> Version | None:
+    """The version of `name` with the highest PSNR on that data, be it below bicubic; one with its files, if any has."""
+    known = [version for version in versions_of(tracker, name) if version.data_fingerprint == data_fingerprint]
+    ranked = sorted(known, key=lambda version: (-version.psnr_db, version.version))
+    with tracker.reporting(f"look up {name}"):
+        usable = (version for version in ranked if _is_whole(tracker, version))
+        return next(usable, ranked[0] if ranked else None)
+
+
 def versions(tracker: Tracker, name_contains: str = "") -> list[Version]:
     """All versions that sesr-lab has published under names that contain that, by name and number."""
     with tracker.reporting("list the registered models"):
-        names = [name for name in _registered(tracker) if name_contains in name]
-        return [version for name in sorted(names) for version in versions_of(tracker, name)]
+        found = [item for item in _search(tracker, f"tags.`{TAG}sha256` != ''") if name_contains in item.name]
+        aliases = _aliases(tracker, sorted({item.name for item in found}))
+        ours = (_version_or_none(item, aliases.get(item.name, {})) for item in found)
+        return sorted((version for version in ours if version), key=lambda version: (version.name, version.version))
 
 
 def version_of_run(tracker: Tracker, run_id: str) -> Version | None:
     """The version that the run has published last; None if it has published none."""
     with tracker.reporting(f"look up the model of run {run_id}"):
-        found = _search(tracker, f"run_id = '{run_id}'")
-    return by_number(tracker, found[-1].name, found[-1].version) if found else None
+        found = [item for item in _search(tracker, f"run_id = '{run_id}'") if _version_or_none(item, {})]
+    return by_number(tracker, found[-1].name, int(found[-1].version)) if found else None
 
 
 def promote(tracker: Tracker, model: str, alias: str) -> Version:
@@ -111,11 +139,6 @@ def promote(tracker: Tracker, model: str, alias: str) -> Version:
     with tracker.reporting(f"promote {model}"):
         tracker.client.set_registered_model_alias(version.name, alias, str(version.version))
     return by_number(tracker, version.name, version.version)
-
-
-def champion_alias(data_fingerprint: str) -> str:
-    """The alias of the best version on the data with that fingerprint."""
-    return f"{CHAMPION}-{data_fingerprint[:8]}"
 
 
 def by_number(tracker: Tracker, name: str, number: int) -> Version:
@@ -141,7 +164,10 @@ def by_number(tracker: Tracker, name: str, number: int) -> Version:
 
 def versions_of(tracker: Tracker, name: str) -> list[Version]:
     """The versions of that model that are ours, by number."""
-    return _search(tracker, f"name = '{name}'", aliases_of(tracker, name))
+    aliases = aliases_of(tracker, name)
+    with tracker.reporting(f"look up {name}"):
+        found = (_version_or_none(item, aliases) for item in publication.versions_of(tracker.client, name))
+        return [version for version in found if version is not None]
 
 
 def aliases_of(tracker: Tracker, name: str, *, must_exist: bool = False) -> dict[str, int]:
@@ -181,13 +207,38 @@ def _of_run(tracker: Tracker, run_id: str) -> Version:
     raise ModelError(f"the run {run_id} ({what}) has published no model; see: sesr-lab models")
 
 
+def _by_name(tracker: Tracker, name: str) -> Version:
+    """The model's champion, or the best of its versions where none is above bicubic."""
+    if CHAMPION not in aliases_of(tracker, name, must_exist=True):
+        ranked = sorted(versions_of(tracker, name), key=lambda version: (-version.psnr_db, version.version))
+        if ranked:
+            return ranked[0]
+    return _by_alias(tracker, name, CHAMPION)
+
+
 def _by_alias(tracker: Tracker, name: str, alias: str) -> Version:
     aliases = aliases_of(tracker, name, must_exist=True)
     if alias not in aliases:
         there_are = ", ".join(f"{key} (version {number})" for key, number in sorted(aliases.items())) or "none"
         command = f"sesr-lab promote models:/{name}/VERSION --alias {alias}"
         raise ModelError(f"{name} has no alias {alias}; it has {there_are}; set it: {command}")
-    return by_number(tracker, name, aliases[alias])
+    return _with_files(tracker, by_number(tracker, name, aliases[alias]), alias)
+
+
+def _with_files(tracker: Tracker, version: Version, alias: str) -> Version:
+    """The version; where its files are gone and a champion's alias points to it, the next best one, crowned now."""
+    if not alias.startswith(CHAMPION):
+        return version
+    with tracker.reporting(f"look up {version.name}"):
+        if _is_whole(tracker, version):
+            return version
+        crown(tracker.client, version.name, version.data_fingerprint)
+    number = aliases_of(tracker, version.name).get(alias)
+    return version if number is None else by_number(tracker, version.name, number)
+
+
+def _is_whole(tracker: Tracker, version: Version) -> bool:
+    return has_files(tracker.client, tracker.client.get_model_version(version.name, str(version.version)))
 
 
 def _unknown(tracker: Tracker, name: str) -> str:
@@ -209,16 +260,39 @@ def _registered(tracker: Tracker) -> list[str]:
             return names
 
 
-def _search(tracker: Tracker, condition: str, aliases: Mapping[str, int] | None = None) -> list[Version]:
-    """Matching versions by number, without those that lack our tags."""
-    found: list[Version] = []
+def _search(tracker: Tracker, condition: str) -> list[ModelVersion]:
+    """Matching versions, each model's by number."""
+    found: list[ModelVersion] = []
     token = None
     while True:
         page = tracker.client.search_model_versions(condition, _PAGE, ["version_number ASC"], token)
-        found += [_version(item, aliases or {}) for item in page if TAG + "sha256" in item.tags]
+        found += page
         token = page.token
         if not token:
             return found
+
+
+def _aliases(tracker: Tracker, names: list[str]) -> dict[str, dict[str, int]]:
+    """The aliases of those models, asked for at once: others may have thousands in the same registry."""
+    found: dict[str, dict[str, int]] = {}
+    shared = re.match(r"[\w.-]*", os.path.commonprefix(names))  # noqa: RUF071 (LIKE compares letters)
+    condition = f"name LIKE '{shared.group()}%'" if shared and shared.group() else None
+    token = None
+    while names:
+        page = tracker.client.search_registered_models(condition, _PAGE, page_token=token)
+        found |= {model.name: {alias: int(number) for alias, number in model.aliases.items()} for model in page}
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def _version_or_none(found: ModelVersion, aliases: Mapping[str, int]) -> Version | None:
+    """The version, if it is ours, and its tags are as we have written them."""
+    try:
+        return _version(found, aliases)
+    except (KeyError, ValueError):
+        return None
 
 
 def _version(found: ModelVersion, aliases: Mapping[str, int]) -> Version:
@@ -253,15 +327,18 @@ def _download(tracker: Tracker, version: Version, folder: Path) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
+        if not _is_whole(tracker, version):
+            raise ModelError(f"{version.uri}: {EXPANDED} is gone from the store; {_again(version)}")
         model = tracker.client.get_logged_model(version.model_id)
         uri = f"{model.artifact_location.rstrip('/')}/{EXPANDED}"
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracker.uri))
     except (MlflowException, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         is_gone = "404" in str(error) or "does not exist" in str(error).lower()
-        if is_transient(error) and not is_gone:  # MLflow gives one code to all failures of a download
-            raise StoreError(f"{version.uri}: cannot be fetched now: {reason}; is the MLflow server up?") from error
-        raise ModelError(f"{version.uri}: {EXPANDED} cannot be fetched ({reason}); {_again(version)}") from error
+        if isinstance(answer_to(error), Away) and not is_gone:  # MLflow gives one code to all failures of a download
+            raise StoreAwayError(f"{version.uri}: cannot be fetched now: {line_of(error)}") from error
+        raise ModelError(
+            f"{version.uri}: {EXPANDED} cannot be fetched ({line_of(error)}); {_again(version)}"
+        ) from error
 
 
 def _again(version: Version) -> str:

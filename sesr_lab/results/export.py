@@ -85,8 +85,9 @@ def export(
     if tracker is None or named.version is None or not named.version.run_id:
         return Delivered(path, made, None, None)
     artifact = f"{ARTIFACTS}/{path.name}"
-    tracker.log_to(named.version.run_id).log_file(made.content, artifact)
-    tracker.flush(patience_s=5.0)
+    with tracker.adding_to(tracker.run(named.version.run_id).key) as log:
+        log.log_file(made.content, artifact)
+    tracker.flush()
     return Delivered(path, made, named.version.run_id, artifact)
 
 

@@ -53,14 +53,15 @@ class Budget:
         elapsed = self._before.elapsed_s + self._clock() - self._began
         return Spent(elapsed, self._before.lost_s + self._lost_s)
 
-    def over(self, outcomes: Sequence[Outcome]) -> str | None:
+    def over(self, outcomes: Sequence[Outcome], in_the_air: int = 0) -> str | None:
         """Why nothing more may be begun, in words; None while there is room.
 
         Args:
             outcomes: how the networks ended that count, in order.
+            in_the_air: how many are being trained.
         """
         limits, spent = self.limits, self.spent()
-        if len(outcomes) >= limits.trials:
+        if len(outcomes) + in_the_air >= limits.trials:
             return f"all {limits.trials} networks are trained"
         if limits.timeout_s is not None and spent.elapsed_s >= limits.timeout_s:
             return f"its {limits.timeout_s:g} seconds are over"

@@ -167,8 +167,9 @@ class Ledger:
         return self._surely(lambda: self._study.user_attrs).get(name)
 
     def set_attribute(self, name: str, value: object) -> None:
-        """Keeps an attribute of the study."""
-        self._surely(lambda: self._study.set_user_attr(name, value))
+        """Keeps an attribute of the study; one that it has is not written again."""
+        if self.attribute(name) != value:
+            self._surely(partial(self._study.set_user_attr, name, value))
 
     def _open(self) -> optuna.Study:
         names = optuna.get_all_study_names(self._storage)

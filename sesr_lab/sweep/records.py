@@ -18,9 +18,11 @@ State = Literal["waiting", "running", "complete", "pruned", "fail"]
 
 IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trials", "sesr:sampler"
 """Attributes of a stored study."""
-FINGERPRINT, KEY, OUTCOME, TWIN, REASON, ERRORS = "fingerprint", "key", "outcome", "dedup_of", "reason", "errors"
-EXTRAS, NAMED = "settings", "enqueued"
-"""Attributes of a stored trial: settings beside those that are searched, and what was asked for by name."""
+FINGERPRINT, KEY, OUTCOME, TWIN, REASON = "fingerprint", "key", "outcome", "dedup_of", "reason"
+ERRORS, LOSSES = "errors", "lost"
+EXTRAS, NAMED, RUN_ID = "settings", "enqueued", "run_id"
+"""Attributes of a stored trial: settings beside those that are searched, what was asked for by name, and its run's id,
+as version 0.1.0 kept it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Entry:
     settings: Mapping[str, Choice]
     fingerprint: str | None
     key: str
+    """Of its MLflow run."""
     outcome: Outcome | None
     twin: int | None
     """The trial that has trained the same network."""
@@ -99,7 +102,7 @@ def entry_of(trial: FrozenTrial) -> Entry:
         state=trial.state.name.lower(),  # type: ignore[arg-type]  # Optuna's five states, which do not change
         settings={**params, **(extras if isinstance(extras, Mapping) else {})},
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
-        key=str(attributes.get(KEY, "")),
+        key=str(attributes.get(KEY) or attributes.get(RUN_ID) or ""),
         outcome=outcome_from(attributes.get(OUTCOME)),
         twin=twin if isinstance(twin, int) else None,
         attributes=attributes,

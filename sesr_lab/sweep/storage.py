@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sesr_lab.errors import StoreError
+from sesr_lab.errors import StoreAwayError, StoreError
 from sesr_lab.trials.database import failure, shown, sqlite_file
 from sesr_lab.trials.locks import Locks
 
@@ -29,12 +29,6 @@ VERSIONS = "alembic_version"
 _NEEDED = {"studies", "trials", VERSIONS}
 """Tables of Optuna's; the last one is made last."""
 _MLFLOW = {"experiments", "runs"}
-_LASTING = ("unable to open", "readonly", "read-only", "not a database", "no such table", "password", "does not exist")
-"""Of what a database says when it does not do what it is asked: these do not pass."""
-
-
-class AwayError(StoreError):
-    """The study database did not answer, or was held by somebody else: it may come back."""
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -75,9 +69,9 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise _failure(url, cause) from error
+        raise failure(url, cause) from error
     except (SQLAlchemyError, ImportError) as error:
-        raise _failure(url, error) from error
+        raise failure(url, error) from error
 
 
 class Patience:
@@ -98,7 +92,7 @@ class Patience:
             try:
                 with storage_errors(self.url):
                     return ask()
-            except AwayError as error:
+            except StoreAwayError as error:
                 waited = time.monotonic() - began
                 if waited > PATIENCE_S:
                     raise
@@ -107,21 +101,6 @@ class Patience:
                     said = True
                 self.stop()
                 time.sleep(pauses.pop(0) if len(pauses) > 1 else pauses[0])
-
-
-def _failure(url: str, error: Exception) -> StoreError:
-    plain = failure(url, error)
-    away = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
-    lasting = (
-        "unable to open",
-        "readonly",
-        "read-only",
-        "not a database",
-        "no such table",
-        "password",
-        "does not exist",
-    )
-    return AwayError(str(plain)) if away and not any(word in str(error).lower() for word in lasting) else plain
 
 
 def _tables(url: str) -> set[str]:

@@ -1,41 +1,49 @@
-"""What one run leaves behind: numbers, pictures, files, lineage, and how it ended."""
+"""What one run leaves behind: numbers, pictures, files, lineage, models, and how it ended."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sesr_lab.tracking.spool import Kind, Outbox, Write
+from sesr_lab.tracking.journal import Journals, Writer
+from sesr_lab.tracking.outgoing import Story
+from sesr_lab.tracking.publication import Publication
+from sesr_lab.tracking.secrets import hide
+
+logger = logging.getLogger(__name__)
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 Context = Literal["training", "validation", "testing"]
 
-END_PATIENCE_S = 5.0
-"""How long the end of a run waits for a store that does not answer; what is left then stays in the spool."""
-
 
 class RunLog:
-    """Writes to one run. A store that fails delays what is written here; it never raises, and never stops training."""
+    """Writes to one run's journal; it never raises because of a store, and never waits for one."""
 
     def __init__(
-        self, outbox: Outbox, *, run_id: str, experiment_id: str, url: str = "", logged_until: int = -1
+        self,
+        key: str,
+        journals: Journals,
+        writer: Writer,
+        *,
+        earlier: Story | None = None,
+        tell: Callable[[], None],
     ) -> None:
-        self.run_id = run_id
-        self.experiment_id = experiment_id
-        self.url = url
-        """The run's page in the UI; empty unless the store is a server."""
-        self.logged_until = logged_until
-        """The last step that an earlier life of this run has logged; -1 for a new run."""
-        self._outbox = outbox
-        self._ended = False
+        self.key = key
+        self._earlier = earlier or Story()
+        self.is_new = not self._earlier.begin
+        """Whether this machine knows of no earlier life of this run."""
+        self.logged_until = self._earlier.last_step
+        """The last step that an earlier life of this run is known to have logged; -1 for a new run."""
+        self._journals, self._writer, self._tell = journals, writer, tell
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One point for each metric, as one batch.
@@ -46,29 +54,43 @@ class RunLog:
         if step <= self.logged_until or not metrics:
             return
         values = {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
-        self._send("metrics", {"values": values, "step": step, "time_ms": _now_ms()})
+        self._append("metrics", {"values": values, "step": step, "time_ms": now_ms()})
 
     def log_constants(self, values: Mapping[str, float]) -> None:
         """Numbers known from the start (costs), as metrics at step 0: the UI sorts and plots metrics, not params."""
         self.log_metrics(values, 0)
 
+    def log_result(self, metrics: Mapping[str, float], step: int) -> int:
+        """What the run has come to, at a step that may be before its last; when that was logged first, in ms."""
+        earlier = self._earlier.result
+        if earlier and earlier["step"] == step:
+            return earlier["time_ms"]
+        time_ms = now_ms()
+        self._append("metrics", {"values": dict(metrics), "step": step, "time_ms": time_ms, "is_result": True})
+        return time_ms
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Settings, as text; a param that has a value keeps it."""
         if params:
-            self._send("params", {"values": {key: str(value) for key, value in params.items()}})
+            self._append("params", {"values": {key: hide(str(value)) for key, value in params.items()}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags, the last value of each."""
         if tags:
-            self._send("tags", {"values": {key: str(value) for key, value in tags.items()}})
+            self._append("tags", {"values": {key: hide(str(value)) for key, value in tags.items()}})
 
     def log_picture(self, key: str, picture: NDArray[np.uint8], *, step: int) -> None:
-        """A picture (H, W, 3) or (H, W); the UI shows those of one `key` with a slider over the steps."""
+        """A picture (H, W, 3) or (H, W); the UI shows those of one `key` with a slider over the steps.
+
+        A step that a reopened run has a picture of is skipped.
+        """
         from PIL import Image
 
+        if step <= self._earlier.pictured.get(key, -1):
+            return
         png = io.BytesIO()
-        Image.fromarray(picture).save(png, "PNG")
-        self._send("picture", {"key": key, "step": step, "time_ms": _now_ms()}, png.getvalue())
+        Image.fromarray(picture).save(png, "PNG", compress_level=1)  # training waits for this one
+        self._append("picture", {"key": key, "step": step, "time_ms": now_ms()}, png.getvalue())
 
     def log_file(self, content: Path | bytes, path: str) -> None:
         """A file at `path` among the run's artifacts, as in `logs/traceback.txt`.
@@ -77,38 +99,61 @@ class RunLog:
             OSError: `content` is a file that cannot be read.
         """
         blob = content.read_bytes() if isinstance(content, Path) else content
-        self._send("file", {"path": path}, blob)
+        self._append("file", {"path": path}, blob)
 
     def log_dataset(
         self, name: str, source: str, *, digest: str, profile: Mapping[str, object], context: Context
     ) -> None:
         """The data that the run used; `source` is a URL, `hub:REPO`, or where it lies; `profile` is shown in the UI."""
-        source_type, location = _dataset_source(source)
+        source_type, location = _dataset_source(hide(source))
         content = {
-            "name": name,
+            "name": hide(name),
             "digest": digest[:36],  # the width of MLflow's column
             "source_type": source_type,
             "source": json.dumps(location),
             "profile": json.dumps(dict(profile)),
             "context": context,
         }
-        self._send("dataset", content)
+        self._append("dataset", content)
 
     def log_model_input(self, model_id: str) -> None:
         """The model (`m-…`) that the run started from; the UI links it."""
-        self._send("model_input", {"model_id": model_id})
+        self._append("model_input", {"model_id": model_id})
 
-    def end(self, status: EndStatus, reason: str = "") -> int:
-        """Ends the run, `reason` in the tag `sesr.end`; how many writes still wait for the store. Ends once."""
-        if not self._ended:
-            self._ended = True
-            if reason:
-                self.set_tags({"sesr.end": reason})
-            self._send("end", {"status": status, "time_ms": _now_ms()})
-        return self._outbox.flush(patience_s=END_PATIENCE_S)
+    def publish(self, publication: Publication) -> None:
+        """A version of a registered model, of files among this run's artifacts; the same again changes nothing."""
+        self._append("publish", publication.content())
 
-    def _send(self, kind: Kind, content: dict[str, Any], blob: bytes = b"") -> None:
-        self._outbox.send(Write(self.run_id, kind, content, blob))
+    def publish_kept(self, path: str) -> None:
+        """The publication that was kept as JSON at `path` among the run's artifacts."""
+        self._append("publish", {"kept": path})
+
+    def end(self, status: EndStatus, reason: str = "") -> None:
+        """Ends the run, `reason` in the tag `sesr.end`, and lets it go. Ends once."""
+        if self._writer.is_closed:
+            return
+        if reason:
+            self.set_tags({"sesr.end": reason})
+        self._append("end", {"status": status, "reason": reason, "time_ms": now_ms()})
+        self._writer.close()
+        self._tell()
+
+    def let_go(self) -> None:
+        """Leaves the run as it is: what is written from here on is not kept."""
+        self._writer.close()
+        self._tell()
+
+    def _append(self, kind: str, content: Mapping[str, Any], blob: bytes | None = None) -> None:
+        if self._writer.is_closed:
+            logger.debug("run %s is over: its %s is not kept", self.key, kind)
+            return
+        try:
+            if blob is not None and not self._journals.has_room_for(len(blob)):
+                raise OSError("too much waits for the store")
+            self._writer.append(kind, content, blob)
+        except OSError as error:
+            logger.warning("lost %s of run %s: %s", kind, self.key, error.strerror or error)
+        self._tell()
 
 
 def _dataset_source(source: str) -> tuple[str, dict[str, str]]:
@@ -120,5 +165,6 @@ def _dataset_source(source: str) -> tuple[str, dict[str, str]]:
     return "local", {"uri": source}
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The time in milliseconds since 1970, as MLflow keeps it."""
     return time.time_ns() // 1_000_000

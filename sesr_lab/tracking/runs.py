@@ -1,309 +1,331 @@
-"""MLflow runs: opening a store, starting, reopening, finding and reaping runs.
+"""MLflow runs: opening a store, beginning runs, knowing where they are, and ending what was killed.
 
 Everything names its experiment and run: MLflow's notion of an active run is never used.
 """
 
 from __future__ import annotations
 
-import getpass
-import json
-import platform
-import re
-import socket
-import subprocess
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sesr_lab import __version__
-from sesr_lab.errors import StoreError
-from sesr_lab.tracking.delivery import perform
-from sesr_lab.tracking.runlog import RunLog
-from sesr_lab.tracking.spool import Outbox, Spool
-from sesr_lab.tracking.store import connect, is_http, reporting, shown, sqlite_path
+from sesr_lab.errors import RunHeldError, StoreError
+from sesr_lab.tracking.answers import reporting
+from sesr_lab.tracking.delivery import Delivery
+from sesr_lab.tracking.experiments import VIEW, experiment_id, put_right
+from sesr_lab.tracking.journal import Journals, state_folder
+from sesr_lab.tracking.origin import origin
+from sesr_lab.tracking.outgoing import Outgoing, Story, place_of
+from sesr_lab.tracking.perform import Carrier
+from sesr_lab.tracking.reading import Archive, RunInfo
+from sesr_lab.tracking.runlog import RunLog, now_ms
+from sesr_lab.tracking.secrets import hide, shown
+from sesr_lab.tracking.store import connect, is_http
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
 
-RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+__all__ = ["Delivered", "RunInfo", "RunLog", "Trace", "Tracker", "open_store"]
 
-_PAGE = 500
+END_PATIENCE_S = 10.0
+"""How long the end of a command waits for a store that takes nothing; what is left stays in the journals."""
+_LEFTOVERS_PATIENCE_S, _LEFTOVERS_LIMIT_S = 2.0, 10.0
 # Without it the UI opens on its pages for language models.
 _FOR_TRAINING = "workflowType=machine_learning"
-# What the UI stores when one shares a view of an experiment's runs: ours has scores and costs as columns, best
-# first, where the UI's own shows neither. A UI that does not know it shows its own.
-_VIEW_TAG, _VIEW = "mlflow.sharedViewState.sesr", "viewStateShareKey=sesr"
-_COLUMNS = {
-    "attributes": ("Models",),
-    "metrics": ("best_psnr", "best_ssim", "macs_720p", "params"),
-    "params": ("m", "f", "feature_size", "block", "scale"),
-}
 
 
 @dataclass(frozen=True)
-class RunInfo:
-    """A run as the store has it."""
+class Delivered:
+    """Where a run is in the store."""
 
     run_id: str
     experiment_id: str
+    model: str = ""
+    """The registered version, as `models:/NAME/3`; empty while there is none."""
+    model_id: str = ""
+    url: str = ""
+    """The run's page in the UI; empty unless the store is a server."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is known on this machine of a run that it has written."""
+
+    key: str
     name: str
-    status: str
-    started: datetime
-    ended: datetime | None
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    """The last value of each metric."""
     tags: Mapping[str, str]
-    parent_run_id: str | None
+    end: str
+    """Why it ended, as in `sesr.end`; empty while it has not."""
 
 
-class Tracker:
+class Tracker(Archive):
     """An open MLflow store. Its methods raise StoreError; the RunLogs that it gives out do not."""
 
-    def __init__(self, uri: str, client: MlflowClient, spool: Spool) -> None:
-        self.uri = uri
-        self.client = client
-        self._spool = spool
-        self._outbox = Outbox(spool, partial(perform, client))
+    def __init__(self, uri: str, client: MlflowClient, state: Path) -> None:
+        super().__init__(uri, client)
+        self.journals = Journals(state, uri)
+        self._carrier = Carrier(uri, client)
+        self._delivery = Delivery(self.journals, self._carrier)
+
+    def begin(
+        self,
+        key: str,
+        *,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, object] | None = None,
+        parent_key: str | None = None,
+    ) -> RunLog:
+        """The run of that key, RUNNING: a new one, or the one there is, which goes on. Nothing is asked of the store.
+
+        Args:
+            key: 32 hex digits, drawn once by whoever starts the run; a run of version 0.1 has its id as its key.
+            experiment: its name; it is made when need be.
+            tags: beside those that say what made the run: the git commit, the versions, the host.
+            parent_key: the key of the run below which the UI shows this one.
+
+        Raises:
+            RunHeldError: a living process has it.
+            StoreError: this machine's disk cannot be written.
+        """
+        writer = self.journals.open(key)
+        story = Story()
+        story.remember(self.journals.summary(key))
+        is_begun = bool(story.begin)
+        for record in writer.earlier:
+            is_begun = is_begun or record.kind == "begin"
+            story.follow(record)
+        content = {
+            "experiment": experiment,
+            "name": name,
+            "tags": {key: hide(str(value)) for key, value in {**origin(), **(tags or {})}.items()},
+            "parent_key": parent_key,
+            "time_ms": now_ms(),
+        }
+        try:
+            if "experiment" not in story.begin:
+                writer.append("begin", content)
+            if is_begun:
+                writer.append("resume", {"time_ms": now_ms()})
+        except OSError as error:
+            writer.close()
+            raise StoreError(f"{self.journals.folder}: {error.strerror}; free some space") from error
+        self._delivery.add(key)
+        log = RunLog(
+            key,
+            self.journals,
+            writer,
+            earlier=story if is_begun else None,
+            tell=self._delivery.ring,
+        )
+        log.log_params(params or {})
+        return log
+
+    @contextmanager
+    def adding_to(self, key: str) -> Iterator[RunLog]:
+        """What writes to a run that has ended, whose state stays as it is.
+
+        Raises:
+            RunHeldError: a living process has the run.
+            StoreError: this machine's disk cannot be written.
+        """
+        log = RunLog(key, self.journals, self.journals.open(key), tell=self._delivery.ring)
+        try:
+            yield log
+        finally:
+            log.let_go()
+            self._delivery.add(key)
+
+    def publish_kept(self, key: str, path: str) -> None:
+        """A version of a registered model, of what a run that has ended has kept at `path` among its artifacts.
+
+        Raises:
+            RunHeldError: a living process has the run.
+            StoreError: this machine's disk cannot be written.
+        """
+        with self.adding_to(key) as log:
+            log.publish_kept(path)
+
+    def delivered(self, key: str) -> Delivered | None:
+        """Where the run is in the store, as far as this machine knows; None while it is in its journal only."""
+        place = place_of(self.journals, key)
+        if not place.run_id:
+            return None
+        url = f"{shown(self.uri)}/#/experiments/{place.experiment_id}/runs/{place.run_id}?{_FOR_TRAINING}"
+        return Delivered(
+            place.run_id, place.experiment_id, place.model, place.model_id, url if is_http(self.uri) else ""
+        )
+
+    def wait_for(
+        self,
+        key: str,
+        what: Literal["run", "model"] = "run",
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        patience_s: float | None = None,
+    ) -> Delivered | None:
+        """Where the run is, once it is there, or once its version is; None if the wait was given up.
+
+        Args:
+            stop: asked while it waits.
+            patience_s: how long a store that takes nothing is waited for; None waits without limit.
+
+        Raises:
+            StoreError: the store has refused it, or its user must do something first.
+        """
+        run = self._delivery.run(key)
+
+        def is_done() -> bool:
+            place = place_of(self.journals, key) if run is None or not run.is_ours else run.place
+            if place.refused or key in self._delivery.obstacles:
+                return True
+            return bool(place.model if what == "model" else place.run_id)
+
+        if not self._delivery.wait(is_done, patience_s=patience_s, stop=stop):
+            return None
+        reason = place_of(self.journals, key).refused or self._delivery.obstacles.get(key)
+        found = self.delivered(key)
+        if reason and not (found and (what == "run" or found.model)):
+            raise StoreError(f"{shown(self.uri)}: does not take run {key}: {reason}")
+        return found
+
+    def trace(self, **tags: str) -> Iterator[Trace]:
+        """The runs with those tags that this machine has written, the newest first; nothing is asked of the store."""
+        for key, story in self._stories():
+            known = story.begin.get("tags", {})
+            if tags.items() <= known.items():
+                yield Trace(key, story.begin.get("name", ""), known, story.end if story.is_ended else "")
+
+    def tags_of(self, key: str) -> Mapping[str, str]:
+        """The tags with which the run was begun, as this machine knows them, or else as the store does."""
+        story = _story(self.journals, key)
+        if story.begin.get("tags"):
+            return dict(story.begin["tags"])
+        with self.reporting(f"look for the run {key}"):
+            found = self._carrier.find(key)
+        return {} if found is None else dict(found.data.tags)
+
+    def name_of(self, experiment_id: str) -> str:
+        """The experiment's name."""
+        with self.reporting("look up an experiment"):
+            return str(self.client.get_experiment(experiment_id).name)
+
+    def reap(self) -> None:
+        """Ends the runs, of whichever store, that were being written on this machine by a process that is gone."""
+        for journals in (self.journals, *self.journals.others()):
+            for key in journals.pending():
+                if journals.is_free(key) and self._is_lost(journals, key):
+                    self._end_lost(journals, key)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment called `name`, made if there is none."""
+        with self.reporting(f"use the experiment {name}"):
+            return experiment_id(self.client, self.uri, name)
+
+    def page(self, experiment_id: str) -> str:
+        """Where in the UI the experiment's runs are, to be put behind the server's address."""
+        return f"/#/experiments/{experiment_id}/runs?{VIEW}&{_FOR_TRAINING}"
 
     def reporting(self, doing: str) -> AbstractContextManager[None]:
         """Turns what MLflow raises inside into a StoreError about `doing`."""
         return reporting(self.uri, doing)
 
-    def experiment(self, name: str) -> str:
-        """The id of the experiment called `name`, made if there is none."""
-        with self.reporting(f"use the experiment {name}"):
-            found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
-        if found.lifecycle_stage == "deleted":
-            number = found.experiment_id
-            raise StoreError(
-                f"{shown(self.uri)}: the experiment {name} is deleted; bring it back with `mlflow experiments restore"
-                f" --experiment-id {number}`, or free its name with `mlflow gc --backend-store-uri {shown(self.uri)}"
-                f" --experiment-ids {number}`"
-            )
-        return str(found.experiment_id)
+    def flush(self, *, patience_s: float = END_PATIENCE_S, limit_s: float | None = None) -> int:
+        """Sends what waits; how many writes still wait once the store has taken nothing for `patience_s`."""
+        self._delivery.wait(lambda: self._delivery.waiting() == 0, patience_s=patience_s, limit_s=limit_s)
+        return self._delivery.waiting()
 
-    def experiments(self) -> dict[str, str]:
-        """The experiments' ids by name, the newest first; MLflow's own `Default` is left out while it has no runs."""
-        with self.reporting("list the experiments"):
-            found = self.client.search_experiments(max_results=_PAGE)
-            used = [each for each in found if each.name != "Default" or self._has_runs(each.experiment_id)]
-        return {each.name: str(each.experiment_id) for each in used}
+    @property
+    def waiting(self) -> int:
+        """How many writes wait, of those that this process delivers."""
+        return self._delivery.waiting()
 
-    def _has_runs(self, experiment_id: str) -> bool:
-        return bool(self.client.search_runs([experiment_id], max_results=1))
+    def sync(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Takes up what any process on this machine has left for this store, and sends it; how many writes still wait.
 
-    def page(self, experiment_id: str) -> str:
-        """Where in the UI the experiment's runs are, to be put behind the server's address."""
-        return f"/#/experiments/{experiment_id}/runs?{_VIEW}&{_FOR_TRAINING}"
+        It goes on while the store takes something, and gives up when it does not answer, or says what must be mended.
+        """
+        self.take_up()
+        self._delivery.wait(lambda: self._delivery.waiting() == 0, patience_s=END_PATIENCE_S, stop=stop)
+        return self._delivery.waiting()
 
-    def start_run(
-        self,
-        experiment_id: str,
-        name: str,
-        *,
-        params: Mapping[str, object] | None = None,
-        tags: Mapping[str, str] | None = None,
-        parent_run_id: str | None = None,
-    ) -> RunLog:
-        """A new run in state RUNNING, tagged with the git commit, the versions and the host that made it."""
-        lineage = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
-        with self.reporting(f"start the run {name}"):
-            run = self.client.create_run(experiment_id, run_name=name, tags={**_origin(), **lineage, **(tags or {})})
-        log = self._log(run.info.run_id, experiment_id)
-        log.log_params(params or {})
-        return log
+    def waiting_elsewhere(self) -> dict[str, int]:
+        """How many writes wait on this machine for other stores, by what may be shown of their URIs."""
+        return {
+            journals.uri: count
+            for journals in self.journals.others()
+            if (count := sum(_waiting(journals, key) for key in journals.pending()))
+        }
 
-    def reopen_run(self, run_id: str) -> RunLog:
-        """The run, RUNNING again; what it logs up to the last step that it has logged before is skipped."""
-        self._outbox.flush()
-        with self.reporting(f"reopen the run {run_id}"):
-            run = self.client.get_run(run_id)
-            if run.info.lifecycle_stage == "deleted":
-                raise StoreError(f"{shown(self.uri)}: the run {run_id} is deleted; see `mlflow runs restore --help`")
-            self.client.update_run(run_id, status="RUNNING")
-            last = max(self._last_step(run), self._spool.last_step(run_id))
-        return self._log(run_id, run.info.experiment_id, last)
+    def take_up(self) -> None:
+        """Delivers what processes that are gone have left."""
+        for key in self.journals.pending():
+            if self.journals.is_free(key):
+                self._delivery.add(key)
 
-    def log_to(self, run_id: str) -> RunLog:
-        """What writes to a run whose state stays as it is."""
-        self._outbox.flush()
-        with self.reporting(f"read the run {run_id}"):
-            run = self.client.get_run(run_id)
-        return self._log(run_id, run.info.experiment_id)
+    def close(self, *, patience_s: float = END_PATIENCE_S) -> int:
+        """Sends what waits, and lets go of the rest; how many writes that is."""
+        waiting = self.flush(patience_s=patience_s)
+        self._delivery.close()
+        return waiting
 
-    def runs(
-        self,
-        experiment_id: str | None = None,
-        *,
-        tags: Mapping[str, str] | None = None,
-        status: RunStatus | None = None,
-    ) -> list[RunInfo]:
-        """All runs that are not deleted and match, newest first; None looks in every experiment."""
-        wanted = tags or {}
-        with self.reporting("search for runs"):
-            where = [experiment_id] if experiment_id else self._experiment_ids()
-            found, token = [], None
-            while where:
-                page = self.client.search_runs(where, _filter(wanted, status), 1, _PAGE, None, token)
-                found += [_run_info(run) for run in page]
-                token = page.token
-                if not token:
-                    break
-        return [run for run in found if wanted.items() <= run.tags.items()]
+    def _stories(self) -> Iterator[tuple[str, Story]]:
+        for key in reversed(self.journals.pending()):
+            yield key, _story(self.journals, key)
+        for key, summary in self.journals.summaries():
+            story = Story()
+            story.remember(summary)
+            yield key, story
 
-    def run(self, run_id: str) -> RunInfo:
-        """The run with that id."""
-        with self.reporting(f"read the run {run_id}"):
-            return _run_info(self.client.get_run(run_id))
+    def _is_lost(self, journals: Journals, key: str) -> bool:
+        return not _story(journals, key).is_ended
 
-    def holds(self, run_id: str) -> bool:
-        """Whether the store has that run, and it is not deleted."""
-        from mlflow.exceptions import MlflowException
-
-        with self.reporting(f"look for the run {run_id}"):
-            try:
-                return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return False
-                raise
-
-    def reap_run(self, run: RunInfo) -> None:
-        """Ends a run whose process is gone: KILLED, with `sesr.end=lost`."""
-        self._log(run.run_id, run.experiment_id).end("KILLED", "lost")
-
-    def flush(self, *, patience_s: float = 0.0) -> int:
-        """Sends what waits for the store; how many writes still wait after `patience_s` seconds."""
-        return self._outbox.flush(patience_s=patience_s)
-
-    def _log(self, run_id: str, experiment_id: str, logged_until: int = -1) -> RunLog:
-        url = f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}?{_FOR_TRAINING}" if is_http(self.uri) else ""
-        return RunLog(self._outbox, run_id=run_id, experiment_id=experiment_id, url=url, logged_until=logged_until)
-
-    def _create_experiment(self, name: str) -> Experiment:
-        from mlflow.exceptions import MlflowException
-
+    def _end_lost(self, journals: Journals, key: str) -> None:
+        last = (journals.folder / key / "journal.jsonl").stat().st_mtime_ns // 1_000_000
         try:
-            number = self.client.create_experiment(name, _artifacts(self.uri, name), {_VIEW_TAG: _view()})
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        else:
-            return self.client.get_experiment(number)
-        winner = self.client.get_experiment_by_name(name)  # another process was first
-        assert winner is not None
-        return winner
-
-    def _experiment_ids(self) -> list[str]:
-        ids: list[str] = []
-        token = None
-        while True:
-            page = self.client.search_experiments(max_results=_PAGE, page_token=token)
-            ids += [experiment.experiment_id for experiment in page]
-            token = page.token
-            if not token:
-                return ids
-
-    def _last_step(self, run: Run) -> int:
-        histories = (self.client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-        return max((point.step for history in histories for point in history), default=-1)
+            writer = journals.open(key)
+        except RunHeldError:  # somebody goes on with it
+            return
+        story = Story()
+        for record in writer.earlier:
+            story.follow(record)
+        if not story.is_ended:
+            writer.append("tags", {"values": {"sesr.end": "lost"}})
+            writer.append("end", {"status": "KILLED", "reason": "lost", "time_ms": last})
+        writer.close()
+        if journals is self.journals:
+            self._delivery.add(key)
 
 
-def open_store(uri: str | None = None, *, spool: Path | None = None) -> Tracker:
+def open_store(uri: str | None = None, *, state: Path | None = None) -> Tracker:
     """The store at `uri`, else at MLFLOW_TRACKING_URI, else the one that `mlflow ui` shows in this folder.
 
-    What cannot be written to it later waits in `spool` (a folder; its leftovers are sent first), or, without
-    one, in a temporary folder that the next process does not find.
+    What earlier processes have left for it in `state` (a folder; `state_folder()` without one) is sent first.
 
     Raises:
         StoreError: it cannot be reached, read or written.
     """
+    from sesr_lab.tracking import spool
+
     found, client = connect(uri)
-    tracker = Tracker(found, client, Spool(spool, found))
-    tracker.flush()
+    put_right(found)
+    tracker = Tracker(found, client, state or state_folder())
+    spool.take_over(tracker.journals)
+    tracker.take_up()
+    tracker.flush(patience_s=_LEFTOVERS_PATIENCE_S, limit_s=_LEFTOVERS_LIMIT_S)
     return tracker
 
 
-def _artifacts(uri: str, name: str) -> str | None:
-    """Where a SQLite store's experiment keeps its files: beside the database, not in today's working folder."""
-    path = sqlite_path(uri)
-    if path is None:
-        return None
-    return (path.parent / "mlruns" / re.sub(r"[^\w.-]+", "-", name)).as_uri()
+def _story(journals: Journals, key: str) -> Story:
+    run = Outgoing(journals, key)
+    run.read()
+    return run.story
 
 
-def _view() -> str:
-    columns = [f"{kind}.`{name}`" for kind, names in _COLUMNS.items() for name in names]
-    return json.dumps({"selectedColumns": columns, "orderByKey": "metrics.`best_psnr`", "orderByAsc": False})
-
-
-def _filter(tags: Mapping[str, str], status: RunStatus | None) -> str:
-    parts = [f"tags.`{key}` = '{value}'" for key, value in tags.items() if "'" not in value]
-    return " and ".join([*parts, f"attributes.status = '{status}'"] if status else parts)
-
-
-def _run_info(run: Run) -> RunInfo:
-    return RunInfo(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        name=run.info.run_name or "",
-        status=run.info.status,
-        started=_datetime(run.info.start_time),
-        ended=_datetime(run.info.end_time) if run.info.end_time else None,
-        params=run.data.params,
-        metrics=run.data.metrics,
-        tags=run.data.tags,
-        parent_run_id=run.data.tags.get("mlflow.parentRunId"),
-    )
-
-
-def _datetime(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-@cache
-def _origin() -> dict[str, str]:
-    """Tags that say what made a run: the git commit, versions, host, and what the UI shows as user and source."""
-    commit = _git_commit(Path.cwd()) or _git_commit(Path(__file__).parent)
-    return {
-        "sesr.git": commit,
-        "sesr.version": __version__,
-        "sesr.torch": _version("torch"),
-        "sesr.mlflow": _version("mlflow"),
-        "sesr.python": platform.python_version(),
-        "sesr.host": socket.gethostname(),
-        "mlflow.user": _user(),
-        "mlflow.source.name": "sesr-lab",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": commit,
-    }
-
-
-def _git_commit(folder: Path) -> str:
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user id without a name
-        return ""
+def _waiting(journals: Journals, key: str) -> int:
+    run = Outgoing(journals, key)
+    run.read()
+    return run.waiting

@@ -1,33 +1,41 @@
-"""The MLflow store that runs go to: which one it is, opening it, and saying what is wrong with it in one line."""
+"""The MLflow store that runs go to: which one it is, and opening it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from sesr_lab.errors import StoreError
+from sesr_lab.tracking.answers import reporting
+from sesr_lab.tracking.secrets import remember, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+__all__ = ["absolute", "connect", "is_http", "shown", "sqlite_path"]
+
 INSTALL = "pip install 'mlflow>=3.17'"
-_SQLITE = "sqlite:///"
+SCHEMES = "sqlite:///FILE, http(s)://HOST, postgresql://… or mysql://…"
 _BOUNDED_DRIVERS = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
 """Database drivers whose `connect` takes `connect_timeout`, in seconds."""
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?):///(?P<path>[^?]*)(?P<options>\?.*)?", re.IGNORECASE | re.DOTALL)
+_LOCKED_S = 20.0
+"""How long a database that another program writes to is waited for."""
 
 # MLflow's own patience is 7 retries of 120 s each: about four minutes for a server that is down.
 _PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 # Both write to standard output or error in the middle of ours.
 _SILENCE = {
@@ -47,26 +55,39 @@ def connect(uri: str | None = None) -> tuple[str, MlflowClient]:
     """
     mlflow = _mlflow()
     _prepare()
-    found = absolute(uri or mlflow.get_tracking_uri())
-    with reporting(found, "open it"):
-        _check(found)
-        client = mlflow.MlflowClient(tracking_uri=found)
-        client.search_experiments(max_results=1)
-    return found, client
+    found = _named(mlflow, uri)
+    remember(found)
+    with _no_stray_folder(found):
+        with reporting(found, "open it"):
+            _check(found)
+            client = mlflow.MlflowClient(tracking_uri=found, registry_uri=found)
+            client.search_experiments(max_results=1)
+        return found, _with_registry(mlflow, found, client)
 
 
 def absolute(uri: str) -> str:
-    """The same store, in a form that does not depend on the working folder."""
-    if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
-    if len(urlsplit(uri).scheme) < 2:  # a path; one letter is a Windows drive
-        return Path(uri).absolute().as_uri()
+    """The same store or database, in a form that does not depend on the working folder.
+
+    Raises:
+        StoreError: it names no place where something could be kept.
+    """
+    if uri.lower().startswith("sqlite"):
+        return _sqlite(uri)
+    if len(urlsplit(uri).scheme) < 2 and uri not in ("databricks", "databricks-uc", "uc"):  # one letter is a drive
+        if uri.endswith((".db", ".sqlite", ".sqlite3")):
+            raise StoreError(f"{uri}: is this a SQLite file? write sqlite:///{uri}")
+        return Path(uri).expanduser().absolute().as_uri()
     return uri.rstrip("/")
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The database file of a SQLite store; None for any other."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    from sqlalchemy import make_url
+
+    if not uri.lower().startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    return Path(database) if database else None
 
 
 def is_http(uri: str) -> bool:
@@ -74,24 +95,81 @@ def is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in {"http", "https"}
 
 
-def shown(uri: str) -> str:
-    """The URI without its password, for messages."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)
+def _sqlite(uri: str) -> str:
+    """The URI of a SQLite file by its absolute path, options kept; `~` is the home, as in a shell."""
+    from sqlalchemy import make_url
+
+    match = _SQLITE.fullmatch(uri)
+    if match is None:
+        raise StoreError(f"{uri}: not a SQLite URI; write sqlite:///FILE, or sqlite:////FOLDER/FILE for a whole path")
+    name = make_url(f"sqlite:///{match['path']}").database or ":memory:"
+    if name == ":memory:" or name.startswith("file:"):
+        raise StoreError(f"{uri}: name a file, as in sqlite:///mlflow.db: what is kept in memory ends with the command")
+    path = Path(name).expanduser().absolute()
+    if path.is_dir():
+        raise StoreError(f"{uri}: {path} is a folder; name a file in it, as in sqlite:///{path}/mlflow.db")
+    return f"{match[1].lower()}:///{_as_database(path)}{match['options'] or ''}"
 
 
-@contextmanager
-def reporting(uri: str, doing: str) -> Iterator[None]:
-    """Turns what MLflow raises into a one-line StoreError: "URI: cannot DOING: why; what to do"."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+def _as_database(path: Path) -> str:
+    """The path as SQLAlchemy takes it in a URL; from version 2.1 on it decodes what is percent-encoded there."""
+    from sqlalchemy import make_url
 
+    for text in (str(path), quote(str(path), safe="/ ")):
+        if "?" not in text and make_url(f"sqlite:///{text}").database == str(path):
+            return text
+    raise StoreError(f"{path}: a database's path cannot have a question mark here; name another with --tracking-uri")
+
+
+def _named(mlflow: ModuleType, uri: str | None) -> str:
+    """The store that the caller, the environment or the folder names."""
+    given = (
+        uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or (mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None)
+    )
+    if given is None:
+        default = str(mlflow.get_tracking_uri())
+        # MLflow percent-encodes the folder's name in a URI in which nothing is decoded again.
+        return _sqlite("sqlite:///mlflow.db") if default.startswith("sqlite:") else default
+    found = absolute(given)
+    scheme = urlsplit(found).scheme or found
+    if scheme.split("+")[0] not in _kinds():
+        raise StoreError(f"{shown(given)}: MLflow knows no store of this kind ({scheme}); use {SCHEMES}")
+    if is_http(found) and not urlsplit(found).hostname:
+        raise StoreError(f"{shown(given)}: there is no host in it; write http://HOST:PORT")
+    return found
+
+
+def _kinds() -> set[str]:
+    """The schemes of stores that MLflow, or a plugin of it, knows."""
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    return set(_tracking_store_registry._registry)
+
+
+def _with_registry(mlflow: ModuleType, uri: str, client: MlflowClient) -> MlflowClient:
+    """A client that also has the registry that MLFLOW_REGISTRY_URI names, if it names one, checked.
+
+    Raises:
+        StoreError: networks cannot be registered there.
+    """
+    named = os.environ.get("MLFLOW_REGISTRY_URI", "")
+    if not named:
+        return client
     try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        raise StoreError(f"{shown(uri)}: cannot {doing}: {_reason(error)}; {_advice(uri, error)}") from error
+        registry = absolute(named)
+        if registry == uri:
+            return client
+        if is_http(registry) or urlsplit(registry).scheme.split("+")[0] not in {"sqlite", "postgresql", "mysql"}:
+            raise StoreError(f"{shown(named)}: what runs at {shown(uri)} have trained cannot be registered there")
+        with reporting(registry, "open it"):
+            _check(registry)
+            both = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry)
+            both.search_registered_models(max_results=1)
+    except StoreError as error:
+        raise StoreError(f"MLFLOW_REGISTRY_URI: {error}; unset it, or set it to the tracking store") from error
+    return both  # type: ignore[no-any-return]  # MLflow is a bare module here
 
 
 def _mlflow() -> ModuleType:
@@ -117,10 +195,10 @@ def _check(uri: str) -> None:
     """Raises at once where MLflow would try again for minutes."""
     path = sqlite_path(uri)
     if path is None:
-        if not is_http(uri) and not uri.startswith("file:"):
+        if not is_http(uri) and urlsplit(uri).scheme not in ("", "file", "databricks", "databricks-uc", "uc"):
             _check_database(uri)
     elif path.exists():
-        with closing(sqlite3.connect(path, timeout=20)) as database:
+        with closing(sqlite3.connect(path, timeout=_LOCKED_S)) as database:
             database.execute("BEGIN IMMEDIATE")
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +218,9 @@ def _create(path: Path) -> None:
     """Makes the database aside and puts it in place whole: first users that meet do not mix their migrations."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
         fresh = Path(folder) / "new.db"
-        _mlflow().MlflowClient(tracking_uri=f"{_SQLITE}{fresh}")
+        made = f"sqlite:///{_as_database(fresh)}"
+        with _no_stray_folder(made):
+            _mlflow().MlflowClient(tracking_uri=made)
         try:
             os.link(fresh, path)  # fails if another process was first
         except FileExistsError:
@@ -149,26 +229,18 @@ def _create(path: Path) -> None:
             fresh.rename(path)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    if "Max retries exceeded" in text or "Connection refused" in text:
-        return "no answer"
-    return text.splitlines()[0].rstrip(".")[:200]
-
-
-def _advice(uri: str, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, ImportError):
-        return "install the database's driver, for PostgreSQL: pip install psycopg2-binary"
-    if "out-of-date database schema" in text:
-        return f"back it up, then: mlflow db upgrade {shown(uri)}"
-    if uri.startswith("file:"):
-        return (
-            "MLflow no longer keeps runs in folders; convert it with `mlflow migrate-filestore`, or set"
-            " MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
-        )
-    if is_http(uri):
-        return "is the MLflow server running? start it, or set MLFLOW_TRACKING_URI"
-    if "locked" in text:
-        return "another program holds the database: close it and try again"
-    return "check the path and its permissions, or set MLFLOW_TRACKING_URI"
+@contextmanager
+def _no_stray_folder(uri: str) -> Iterator[None]:
+    """Takes away the empty folders that MLflow makes where it takes a URI with percent signs for a path."""
+    match, path = _SQLITE.fullmatch(uri), sqlite_path(uri)
+    if match is None or path is None or match["path"] == str(path):
+        yield
+        return
+    taken = Path(match["path"]).parent
+    absent = [folder for folder in (taken, *taken.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with suppress(OSError):  # it is not there, or somebody has put something into it
+                folder.rmdir()

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sesr_lab.errors import StoreError
+from sesr_lab.tracking.journal import FOLDER_VARIABLE, state_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FOLDER_VARIABLE = "SESR_LAB_STATE"
-
-
-def state_folder() -> Path:
-    """Where what is not yet in a store is kept: $SESR_LAB_STATE, or .sesr-lab in the current folder."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or ".sesr-lab").absolute()
 
 
 def folder() -> Path:
@@ -25,7 +19,7 @@ def folder() -> Path:
     return state_folder() / "checkpoints"
 
 
-def write(run_id: str, state: dict[str, Tensor]) -> Path:
+def write(key: str, state: dict[str, Tensor]) -> Path:
     """Writes a run's state; a reader, or a kill at any moment, finds the old state or the new one, whole.
 
     Raises:
@@ -33,7 +27,7 @@ def write(run_id: str, state: dict[str, Tensor]) -> Path:
     """
     from safetensors.torch import save
 
-    path = _path(run_id)
+    path = _path(key)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,21 +42,32 @@ def write(run_id: str, state: dict[str, Tensor]) -> Path:
     return path
 
 
-def read(run_id: str) -> dict[str, Tensor] | None:
+def read(key: str) -> dict[str, Tensor] | None:
     """A run's last state, or None where there is none that can be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return dict(load(_path(run_id).read_bytes()))
+        return dict(load(_path(key).read_bytes()))
     except (OSError, SafetensorError):
         return None
 
 
-def remove(run_id: str) -> None:
+def exists(key: str) -> bool:
+    """Whether there is a state of that run."""
+    return _path(key).exists()
+
+
+def kept() -> list[str]:
+    """The runs that have left a state here, the newest first."""
+    files = [path for path in folder().glob("*.safetensors") if path.is_file()]
+    return [path.stem for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
+
+
+def remove(key: str) -> None:
     """Deletes a run's state, and what killed writers left of it; nothing happens where there is none."""
-    path = _path(run_id)
-    for file in (path, *path.parent.glob(f"{run_id}.*.tmp")):
+    path = _path(key)
+    for file in (path, *path.parent.glob(f"{key}.*.tmp")):
         _unlink(file)
 
 
@@ -71,5 +76,5 @@ def _unlink(file: Path) -> None:
         file.unlink()
 
 
-def _path(run_id: str) -> Path:
-    return folder() / f"{run_id}.safetensors"
+def _path(key: str) -> Path:
+    return folder() / f"{key}.safetensors"

@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, exc, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sesr_lab.errors import ConfigError, StoreError
+from sesr_lab.errors import ConfigError, StoreAwayError, StoreError
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
 """How a path to a SQLite file ends; another one is taken for a file only if it is there."""
 ALLOWED = "give a path (optuna.db), sqlite:///PATH, or postgresql://USER@HOST/NAME"
 SECRETS = ("password", "passfile", "sslpassword")
+
+LASTING = ("unable to open", "readonly", "read-only", "not a database", "no such table", "password", "does not exist")
+"""Of what a database says when it does not do what it is asked: these do not pass, whoever waits."""
 
 
 def storage_url(given: str | None) -> str:
@@ -92,7 +95,9 @@ def failure(storage_url: str, error: Exception) -> StoreError:
     mend = "check that it can be reached and written"
     if isinstance(error, ImportError):
         mend = f"install {error.name or 'its driver'} (PostgreSQL: pip install 'sesr-lab[postgres]')"
-    return StoreError(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")
+    passes = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+    kind = StoreAwayError if passes and not any(word in str(error).lower() for word in LASTING) else StoreError
+    return kind(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")
 
 
 def _is_path(text: str) -> bool:

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from sesr_lab.data.dataset import Data
-from sesr_lab.errors import StoreError
+from sesr_lab.errors import StoreAwayError
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.targets.estimate import Estimate
 from sesr_lab.tracking.runs import Tracker
 from sesr_lab.trials import trial
-from sesr_lab.trials.claims import Claims
 from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.outcome import Outcome, Result
 
 T = TypeVar("T")
 
-STORE_PATIENCE_S = 120.0
-"""How long a store that does not answer is waited for where nothing can go on without it."""
 RETRY_S = 5.0
+"""How often a store that does not answer is asked again where nothing can go on without it."""
+NOTE_EVERY_S = 60.0
 
 
 class View(Protocol):
@@ -57,7 +56,6 @@ class Lab:
     """Where trials run, where they are recorded, and who watches."""
 
     tracker: Tracker
-    claims: Claims
     locks: Locks
     where: trial.Place
     view: View
@@ -71,10 +69,12 @@ class Task:
     """One trial to record: what it is, where its run belongs, and what its network costs on its study's target."""
 
     config: TrialConfig
-    experiment_id: str
+    experiment: str
+    """The name of the MLflow experiment."""
     label: str
     tags: Mapping[str, str] = field(default_factory=dict)
-    study_run_id: str | None = None
+    study_key: str | None = None
+    """The key of the study's own run, below which the UI shows this one."""
     estimate: Estimate | None = None
 
     @property
@@ -95,20 +95,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 def patiently(lab: Lab, ask: Callable[[], T]) -> T:
-    """What `ask` returns, waiting for a store, registry or database that does not answer, and saying so.
+    """What `ask` returns, waiting without limit for a store that does not answer, and saying so.
 
     Raises:
-        StoreError: it did not answer in time.
+        StoreError: waiting will not change what the store says.
         Interrupted: the user asked to stop.
     """
-    started = time.monotonic()
+    said = float("-inf")
     while True:
         try:
             return ask()
-        except StoreError as error:
-            if time.monotonic() - started > STORE_PATIENCE_S:
-                raise
-            lab.view.note(f"waiting: {error}")
+        except StoreAwayError as error:
+            if time.monotonic() - said > NOTE_EVERY_S:
+                said = time.monotonic()
+                lab.view.note(f"waiting: {error}")
             again = time.monotonic() + RETRY_S
             while time.monotonic() < again:
                 if lab.stop():
@@ -127,7 +127,7 @@ def load_data(lab: Lab, config: TrialConfig) -> Data:
     return data
 
 
-def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> Outcome:
+def untrained(task: Task, result: Result, reason: str, *, key: str = "") -> Outcome:
     """The outcome of a trial that has no trained network to show."""
     costs = trial.trial_costs(task.config)
     return Outcome(
@@ -137,11 +137,12 @@ def untrained(task: Task, result: Result, reason: str, *, run_id: str = "") -> O
         settings={key: value for key, value in task.config.architecture.settings.items() if key != "scale"},
         result=result,
         reason=reason,
-        run_id=run_id,
+        run_id="",
         params=costs.params,
         macs_720p=costs.macs_720p,
         latency_ms=task.target_metrics.get("latency_ms"),
         target=task.target_tags.get("sesr.target"),
         target_input=task.target_tags.get("sesr.target_input"),
         target_tool=task.target_tags.get("sesr.target_tool"),
+        key=key,
     )

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
+from uuid import uuid4
 
-import torch
 from torch import Tensor
 
 from sesr_lab.data.dataset import Data
-from sesr_lab.errors import SesrError, StoreError
+from sesr_lab.errors import StoreError
 from sesr_lab.registry.lookup import Named
+from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.tracking.runlog import RunLog
-from sesr_lab.tracking.runs import RunInfo
-from sesr_lab.trials import checkpoint
-from sesr_lab.trials.claims import Claim
-from sesr_lab.trials.lab import Lab, Task, load_data, patiently, untrained
+from sesr_lab.trials import checkpoint, trial
+from sesr_lab.trials.lab import Interrupted, Lab, Task, load_data, patiently
 from sesr_lab.trials.outcome import Outcome
-from sesr_lab.trials.recorder import Recorder
+from sesr_lab.trials.recorder import Recorder, is_out_of_memory
 
-KINDS = ("trial", "train", "parent")
 DATABASE = "sesr.database"
-"""The tag that says whose claims tell whether a run is alive."""
+"""The tag that says which study database a run goes with."""
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """A run that is open for writing, the claim on it, and the state to go on from."""
-
-    run: RunLog
-    claim: Claim
-    state: dict[str, Tensor] | None = field(default=None, repr=False)
+def new_key() -> str:
+    """The key of a run that is to be begun."""
+    return uuid4().hex
 
 
 def carry_out(
@@ -42,152 +35,158 @@ def carry_out(
     task: Task,
     *,
     parent: Named | None = None,
-    run_id: str | None = None,
-    on_run: Callable[[str], None] = lambda run_id: None,
+    key: str | None = None,
+    on_key: Callable[[str], None] = lambda key: None,
     may_publish: Callable[[], bool] = lambda: True,
 ) -> Outcome:
-    """Trains, records and registers one network; one that cannot be trained is an outcome, not an exception.
+    """Trains and records one network; one that cannot be trained is an outcome, not an exception.
 
     Whoever asked calls `checkpoint.remove` once the outcome is safe: until then a kill loses nothing.
 
     Args:
         parent: the x2 network that a x4 one starts from.
-        run_id: an earlier attempt's run to go on with.
-        on_run: told the run's id as soon as there is one.
-        may_publish: asked right before the network is registered and before its aliases move.
+        key: the run's; that of an earlier attempt goes on with it.
+        on_key: told the run's key before anything is written.
+        may_publish: asked right before the network is handed over to be registered.
 
     Raises:
         Interrupted: the user asked to stop; a checkpoint is on disk.
-        SesrError: the data or a store is unfit; the run has ended as failed with that reason.
+        SesrError: the data or a store is unfit.
     """
     lab.view.begin(task.label)
     data = load_data(lab, task.config)
-    attempt = _open(lab, task, data, parent, run_id)
-    run = attempt.run
-    on_run(run.run_id)
-    with attempt.claim as claim:
-        recorder = Recorder(lab, task, data, parent, run, lambda: claim.current() and may_publish())
-        try:
-            outcome = recorder.record(attempt.state)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                _end_badly(run, error)
-                raise
-            outcome = untrained(task, "out of memory", str(error).splitlines()[0], run_id=run.run_id)
-            run.end("FAILED", "out of memory")
-        except BaseException as error:
-            _end_badly(run, error)
+    log, state = open_run(lab, task, data, parent, key or new_key(), on_key)
+    recorder = Recorder(lab, task, data, parent, log, may_publish)
+    try:
+        outcome = _train(lab, task, parent, recorder, state)
+    except (KeyboardInterrupt, StoreError):
+        recorder.interrupted()
+        raise
+    except ClaimLostError:
+        recorder.lost()
+        raise
+    except Exception as error:  # whatever it is, it belongs into the run
+        outcome = recorder.failed(error)
+        if not is_out_of_memory(error):
             raise
-    if outcome.result != "finished":
-        lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
-    elif (outcome.psnr or 0.0) < (outcome.bicubic_psnr or 0.0):
-        lab.view.note(f"warning: {task.label} is below bicubic after {outcome.steps} steps; train it for longer")
+    except BaseException:  # not even a failure: the process is being ended
+        log.let_go()
+        raise
+    say(lab, task, outcome)
     lab.view.end(outcome)
     return outcome
 
 
 def resumable_run(lab: Lab, task: Task, data: Data) -> str | None:
-    """The newest run of the same trial on the same pictures that was stopped or killed, and that nobody has now."""
+    """The key of the newest run of the same trial on the same pictures that was stopped or killed, and is free."""
     tags = _identity(task, data)
-    for run in patiently(lab, partial(lab.tracker.runs, task.experiment_id, tags=tags)):
-        ended = run.tags.get("sesr.end") in ("interrupted", "lost") and run.status != "RUNNING"
-        holder = lab.claims.look(f"run:{run.run_id}")
-        if _is_abandoned(lab, run) or (ended and not (holder and holder.alive)):
-            return run.run_id
-    return None
+    for trace in lab.tracker.trace(**tags):
+        ended = trace.end in ("interrupted", "lost") or (trace.end == "failed" and checkpoint.exists(trace.key))
+        if ended and lab.tracker.journals.is_free(trace.key):
+            return trace.key
+    return _resumable_of_0_1(lab, tags)
 
 
 def reap(lab: Lab) -> None:
-    """Ends the runs whose process was killed, wherever they are; those of other study databases are left alone."""
-    for kind in KINDS:
-        tags = {"sesr.kind": kind, DATABASE: lab.claims.identity}
-        for run in patiently(lab, partial(lab.tracker.runs, None, tags=tags, status="RUNNING")):
-            if _is_abandoned(lab, run):
-                lab.tracker.reap_run(run)
+    """Ends the runs whose process was killed: those begun on this machine, and those of version 0.1."""
+    lab.tracker.reap()
+    tags = {DATABASE: lab.locks.identity}
+    for run in patiently(lab, partial(lab.tracker.runs, None, tags=tags, status="RUNNING")):
+        if "sesr.key" not in run.tags and run.tags.get("sesr.kind") != "study":
+            log = lab.tracker.begin(run.run_id, experiment=lab.tracker.name_of(run.experiment_id), name=run.name)
+            log.end("KILLED", "lost")
 
 
 def record_untrained(lab: Lab, task: Task, outcome: Outcome) -> Outcome:
     """A run for a trial that was not trained, so that MLflow has every trial with its reason; the outcome names it."""
-    start = partial(
-        lab.tracker.start_run,
-        task.experiment_id,
-        task.label,
+    log = lab.tracker.begin(
+        outcome.key or new_key(),
+        experiment=task.experiment,
+        name=task.label,
+        tags={**task.tags, **task.target_tags, DATABASE: lab.locks.identity, "sesr.reason": outcome.reason[:500]},
         params=_params(task.config),
-        tags={**task.tags, **task.target_tags, DATABASE: lab.claims.identity, "sesr.reason": outcome.reason[:500]},
-        parent_run_id=task.study_run_id,
+        parent_key=task.study_key,
     )
-    run = patiently(lab, start)
-    run.log_constants({"params": outcome.params, "macs_720p": outcome.macs_720p, **task.target_metrics})
-    run.end("KILLED" if outcome.result == "over budget" else "FAILED", outcome.result)
+    log.log_constants({"params": outcome.params, "macs_720p": outcome.macs_720p, **task.target_metrics})
+    log.end("KILLED" if outcome.result == "over budget" else "FAILED", outcome.result)
     lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
-    return Outcome(**{**asdict(outcome), "run_id": run.run_id})
+    return replace(outcome, key=log.key)
 
 
-def _open(lab: Lab, task: Task, data: Data, parent: Named | None, run_id: str | None) -> _Attempt:
-    """The run to write to: the earlier attempt's where its numbers and this attempt's make one curve, or a new one."""
-    attempt = _continued(lab, task, run_id) if run_id is not None else None
-    if attempt is None:
-        attempt = _Attempt(*_new_run(lab, task, data, parent))
-    elif not _makes_one_curve(task.config, attempt):
-        attempt.run.end("KILLED", "lost")
-        attempt.claim.settle("done")
-        attempt = _moved(attempt, *_new_run(lab, task, data, parent))
-    _describe(attempt.run, task, data, parent)
-    if attempt.state is not None:
-        step = int(attempt.state["step"])
-        lab.view.note(f"{task.label}: going on from step {step} of run {run_id}")
+def with_places(lab: Lab, outcome: Outcome) -> Outcome:
+    """The outcome with what the store has called its run and its registered version, as far as that is known."""
+    found = lab.tracker.delivered(outcome.key) if outcome.key else None
+    if found is None:
+        return outcome
+    return replace(outcome, run_id=found.run_id, model=found.model or outcome.model)
+
+
+def _train(lab: Lab, task: Task, parent: Named | None, recorder: Recorder, state: dict[str, Tensor] | None) -> Outcome:
+    weights = None if parent is None else parent.weights
+    for event in trial.run(task.config, lab.where, parent=weights, resume=state, stop=lab.stop):
+        with suppress(OSError, ValueError):  # a terminal that is gone: what is shown may fail, training does not
+            lab.view.event(event)
+        outcome = recorder.feed(event)
+        if outcome is not None:
+            return outcome
+        if isinstance(event, trial.Finished):
+            raise Interrupted(f"{task.label}: stopped at step {event.step}")
+    raise AssertionError("a trial ended without saying how")
+
+
+def open_run(
+    lab: Lab, task: Task, data: Data, parent: Named | None, key: str, on_key: Callable[[str], None]
+) -> tuple[RunLog, dict[str, Tensor] | None]:
+    """The run to write to, and the state to go on from: a new run where the earlier one's numbers make no one curve."""
+    on_key(key)
+    log, state = _begin(lab, task, data, parent, key), checkpoint.read(key)
+    if not _makes_one_curve(task.config, log, state):
+        key = new_key()
+        on_key(key)
+        if state is not None:
+            checkpoint.write(key, state)
+        checkpoint.remove(log.key)
+        log.set_tags({"sesr.continued_by": key})
+        log.end("KILLED", "lost")
+        log = _begin(lab, task, data, parent, key)
+    _describe(log, task, data, parent)
+    if state is not None:
+        lab.view.note(f"{task.label}: going on from step {int(state['step'])} of run {key}")
     elif parent is not None:
         lab.view.note(f"{task.label}: starts from {parent.name}")
-    elif run_id is not None:
-        lab.view.note(f"{task.label}: run {run_id} left no checkpoint here; training it from its start")
-    return attempt
+    elif not log.is_new:
+        lab.view.note(f"{task.label}: run {key} left no checkpoint here; training it from its start")
+    return log, state
 
 
-def _continued(lab: Lab, task: Task, run_id: str) -> _Attempt | None:
-    """The earlier run, reopened; None if another has it, or if the store does not hold it (it may be another store)."""
-    if not patiently(lab, partial(lab.tracker.holds, run_id)):
-        lab.view.note(f"{task.label}: this store does not hold its earlier run {run_id}; a new one is started")
-        return None
-    claim = lab.claims.take(f"run:{run_id}")
-    if claim is None:
-        return None
-    return _Attempt(patiently(lab, partial(lab.tracker.reopen_run, run_id)), claim, checkpoint.read(run_id))
-
-
-def _makes_one_curve(config: TrialConfig, attempt: _Attempt) -> bool:
-    """Whether going on repeats what was logged after the checkpoint: by the clock no run comes to the same steps."""
-    reached = -1 if attempt.state is None else int(attempt.state["step"])
-    return config.max_seconds is None or attempt.run.logged_until <= max(reached, 0)
-
-
-def _moved(attempt: _Attempt, run: RunLog, claim: Claim) -> _Attempt:
-    """The attempt with its state under a new run."""
-    if attempt.state is not None:
-        checkpoint.write(run.run_id, attempt.state)
-    checkpoint.remove(attempt.run.run_id)
-    attempt.run.set_tags({"sesr.continued_by": run.run_id})
-    return _Attempt(run, claim, attempt.state)
-
-
-def _new_run(lab: Lab, task: Task, data: Data, parent: Named | None) -> tuple[RunLog, Claim]:
+def _begin(lab: Lab, task: Task, data: Data, parent: Named | None, key: str) -> RunLog:
     lineage = {} if parent is None else parent.lineage.tags
-    tags = {**task.tags, **_identity(task, data), **lineage, DATABASE: lab.claims.identity}
-    start = partial(lab.tracker.start_run, task.experiment_id, task.label, tags=tags, parent_run_id=task.study_run_id)
-    while True:
-        run = patiently(lab, start)
-        claim = lab.claims.take(f"run:{run.run_id}")
-        if claim is not None:
-            return run, claim
-        # between the two lines another process took the run for a dead one's: it has it now
+    return lab.tracker.begin(
+        key,
+        experiment=task.experiment,
+        name=task.label,
+        tags={**task.tags, **_identity(task, data), **lineage, DATABASE: lab.locks.identity},
+        parent_key=task.study_key,
+    )
 
 
-def _describe(run: RunLog, task: Task, data: Data, parent: Named | None) -> None:
+def _makes_one_curve(config: TrialConfig, log: RunLog, state: dict[str, Tensor] | None) -> bool:
+    """Whether going on repeats what was logged after the checkpoint: by the clock no run comes to the same steps."""
+    if config.max_seconds is None:
+        return True
+    if log.is_new:  # what it has logged is not known here
+        return state is None
+    reached = -1 if state is None else int(state["step"])
+    return log.logged_until <= max(reached, 0)
+
+
+def _describe(log: RunLog, task: Task, data: Data, parent: Named | None) -> None:
     """Settings, data and parent of the run; written again after a kill, which changes nothing."""
-    run.log_params(_params(task.config))
+    log.log_params(_params(task.config))
     profile = {"lr": data.lr_origin, "scale": data.scale, "training": len(data.train), "validation": len(data.valid)}
-    run.log_dataset(data.source, data.source, digest=data.fingerprint, profile=profile, context="training")
+    log.log_dataset(data.source, data.source, digest=data.fingerprint, profile=profile, context="training")
     if parent is not None and parent.version is not None:
-        run.log_model_input(parent.version.model_id)
+        log.log_model_input(parent.version.model_id)
 
 
 def _identity(task: Task, data: Data) -> dict[str, str]:
@@ -199,14 +198,15 @@ def _identity(task: Task, data: Data) -> dict[str, str]:
     }
 
 
-def _is_abandoned(lab: Lab, run: RunInfo) -> bool:
-    """Whether a run is RUNNING for nobody: its claim, kept in this lab's database, is held by no living process."""
-    if run.status != "RUNNING" or run.tags.get(DATABASE) != lab.claims.identity:
-        return False
-    holder = lab.claims.look(f"run:{run.run_id}")
-    if holder is None:  # killed before it could take its claim, or just about to
-        return time.time() - run.started.timestamp() > lab.claims.lease_s
-    return holder.state == "held" and not holder.alive
+def _resumable_of_0_1(lab: Lab, tags: dict[str, str]) -> str | None:
+    """The id of a run with those tags of which version 0.1 has left a checkpoint here, and no journal."""
+    known = {trace.key for trace in lab.tracker.trace()}
+    for key in checkpoint.kept():
+        if key not in known and patiently(lab, partial(lab.tracker.holds, key)):
+            run = patiently(lab, partial(lab.tracker.run, key))
+            if tags.items() <= run.tags.items() and run.status in ("KILLED", "RUNNING"):
+                return key
+    return None
 
 
 def _params(config: TrialConfig) -> dict[str, object]:
@@ -217,21 +217,9 @@ def _params(config: TrialConfig) -> dict[str, object]:
     return {"network": config.architecture.name, **given, **recipe}
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's allocator has an exception of its own; the CPU's raises a RuntimeError that names it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _end_badly(run: RunLog, error: BaseException) -> None:
-    """Ends the run: interrupted where the same command can go on from its checkpoint, failed where it cannot."""
-    if isinstance(error, KeyboardInterrupt):
-        run.end("KILLED", "interrupted")
-        return
-    run.set_tags({"sesr.reason": str(error)[:500]})
-    if isinstance(error, StoreError):
-        run.end("KILLED", "interrupted")
-        return
-    if not isinstance(error, SesrError):
-        run.log_file("".join(traceback.format_exception(error)).encode(), "traceback.txt")
-    run.end("FAILED", "failed")
-    checkpoint.remove(run.run_id)
+def say(lab: Lab, task: Task, outcome: Outcome) -> None:
+    """Says what is worth saying of a trial's end."""
+    if outcome.result != "finished":
+        lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
+    elif (outcome.psnr or 0.0) < (outcome.bicubic_psnr or 0.0):
+        lab.view.note(f"warning: {task.label} is below bicubic after {outcome.steps} steps; train it for longer")

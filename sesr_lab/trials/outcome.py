@@ -38,6 +38,8 @@ class Outcome:
     """The registered version, as `models:/NAME/3`."""
     parent: str | None = None
     """The x2 version that it started from, or the file."""
+    key: str = ""
+    """The run's key; empty in what version 0.1 has stored, where the run's id is its key."""
     latency_ms: float | None = None
     """On the study's target, where it has one; so are the next three."""
     target: str | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sesr_lab.data.dataset import Data
 from sesr_lab.errors import ModelError, ParentError
-from sesr_lab.registry.catalog import champion, versions
+from sesr_lab.registry.catalog import best, champion, versions
 from sesr_lab.registry.lookup import Named, find, of_version
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.registry.version import Version
@@ -17,8 +17,20 @@ from sesr_lab.trials import checkpoint
 from sesr_lab.trials.lab import Interrupted, Lab, Task, load_data, patiently
 from sesr_lab.trials.lifecycle import carry_out, resumable_run
 from sesr_lab.trials.locks import Lock
+from sesr_lab.trials.outcome import Outcome
 
 NOTE_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A x2 parent that nobody has published yet."""
+
+    lock: str
+    """Under which it is trained, by one process."""
+    name: str
+    task: Task
+    """The training that makes it."""
 
 
 class Parents:
@@ -28,20 +40,29 @@ class Parents:
         self.lab = lab
         self.failed: dict[str, str] = {}
 
-    def ensure(self, task: Task, earlier_run: str | None = None) -> Named | None:
+    def ensure(self, task: Task, earlier: str | None = None) -> Named | None:
         """The x2 network that the task's x4 network starts from; None for x2 tasks and `parent = "none"`.
 
         Args:
-            earlier_run: the run that is gone on with; what it started from is what the rest of it has started from.
+            earlier: the key of the run that is gone on with; what it started from is what its rest starts from.
 
         Raises:
             ParentError: there is none that fits, and none may or could be trained.
             Interrupted: the user asked to stop while it was trained or waited for.
         """
+        found = self.look(task, earlier)
+        return self._once(found, task) if isinstance(found, Missing) else found
+
+    def look(self, task: Task, earlier: str | None = None) -> Named | Missing | None:
+        """The same, but for a parent that is missing, which is not trained here.
+
+        Raises:
+            ParentError: there is none that fits, and none may or could be trained.
+        """
         config = task.config
         if config.scale == 2 or config.parent == "none":
             return None
-        if earlier_run is not None and (parent := self._of_run(earlier_run)) is not None:
+        if earlier is not None and (parent := self._of_run(earlier)) is not None:
             return parent
         data = load_data(self.lab, config)
         if config.parent not in ("auto", "require"):
@@ -49,18 +70,29 @@ class Parents:
         found = self._find(config, data)
         if found is None and config.parent == "require":
             raise ParentError(self._missing(config, data))
-        return found or self._once(task, data)
+        return found or self._to_make(task, data)
 
-    def _of_run(self, run_id: str) -> Named | None:
-        """What a run has started from, by its tags; None if the store does not hold the run.
+    def _to_make(self, task: Task, data: Data) -> Missing:
+        config = task.config
+        name = _names(config, self.lab.prefix)[0]
+        # With parents of either block type accepted, a collapsed and an expanded child wait for the same one.
+        shared = name if config.parent_block == "same" else name.replace(f"-{config.block}-", "-")
+        key = f"parent:{shared}@{data.fingerprint[:16]}"
+        if key in self.failed:
+            raise ParentError(self.failed[key])
+        tags = {**task.tags, "sesr.kind": "parent", "sesr.trial": ""}
+        label = f"parent-{config.architecture.short_name}-x2"
+        parent = replace(task, config=parent_config(config), label=label, tags=tags, estimate=None)
+        return Missing(key, name, parent)
+
+    def _of_run(self, key: str) -> Named | None:
+        """What a run has started from, by its tags; None if neither this machine nor the store knows the run.
 
         Raises:
             ParentError: it was a file, and the file has changed since.
         """
         tracker = self.lab.tracker
-        if not patiently(self.lab, partial(tracker.holds, run_id)):
-            return None
-        tags = patiently(self.lab, partial(tracker.run, run_id)).tags
+        tags = patiently(self.lab, partial(tracker.tags_of, key))
         if "sesr.parent.name" in tags:
             uri = f"models:/{tags['sesr.parent.name']}/{tags['sesr.parent.version']}"
             return patiently(self.lab, partial(find, tracker, uri))
@@ -68,17 +100,22 @@ class Parents:
             return None
         found = find(tracker, tags["sesr.parent.file"])
         if found.lineage.tags["sesr.parent.sha256"] != tags["sesr.parent.sha256"]:
-            raise ParentError(f"{found.name}: the file has changed since run {run_id} started from it; use --fresh")
+            raise ParentError(f"{found.name}: the file has changed since run {key} started from it; use --fresh")
         return found
 
     def _find(self, config: TrialConfig, data: Data) -> Named | None:
         """The champion on the same pictures, of the same block type or else of the other."""
         for name in _names(config, self.lab.prefix):
-            version = patiently(self.lab, partial(champion, self.lab.tracker, name, data.fingerprint))
+            version = patiently(self.lab, partial(self._best, name, data.fingerprint))
             if version is not None:
                 self._check_data(config, version, data)
                 return patiently(self.lab, partial(of_version, self.lab.tracker, version))
         return None
+
+    def _best(self, name: str, data_fingerprint: str) -> Version | None:
+        """The champion, or else the best that there is below bicubic: it is what more training would give too."""
+        tracker = self.lab.tracker
+        return champion(tracker, name, data_fingerprint) or best(tracker, name, data_fingerprint)
 
     def _named(self, config: TrialConfig, data: Data) -> Named:
         """The parent that the user named.
@@ -129,46 +166,42 @@ class Parents:
             f"searched {'; '.join(lines)}; train it: {_command(parent_config(config), self.lab.prefix)}"
         )
 
-    def _once(self, task: Task, data: Data) -> Named:
+    def _once(self, missing: Missing, task: Task) -> Named | None:
         """The parent, trained here or by whoever else is at it already."""
-        config = task.config
-        name = _names(config, self.lab.prefix)[0]
-        # With parents of either block type accepted, a collapsed and an expanded child wait for the same one.
-        shared = name if config.parent_block == "same" else name.replace(f"-{config.block}-", "-")
-        key = f"parent:{shared}@{data.fingerprint[:16]}"
         while True:
-            if key in self.failed:
-                raise ParentError(self.failed[key])
-            lock = patiently(self.lab, partial(self.lab.locks.wait, key, _Waiting(self.lab, name)))
+            lock = patiently(self.lab, partial(self.lab.locks.wait, missing.lock, _Waiting(self.lab, missing.name)))
             with lock:
-                found = self._find(config, data)  # whoever had the lock before may have published it
-                if found is None:
-                    self._train(task, data, lock, key)
-            found = found or self._find(config, data)
-            if found is not None:
+                found = self.look(task)  # whoever had the lock before may have published it
+                if isinstance(found, Missing):
+                    self._train(found, task, lock)
+            found = self.look(task) if isinstance(found, Missing) else found
+            if not isinstance(found, Missing):
                 return found
 
-    def _train(self, task: Task, data: Data, lock: Lock, key: str) -> None:
+    def _train(self, missing: Missing, task: Task, lock: Lock) -> None:
         """Trains and publishes the parent while this process alone has its lock."""
-        config = parent_config(task.config)
-        label = f"parent-{config.architecture.short_name}-x2"
-        self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {label} first")
-        parent = replace(
-            task, config=config, label=label, tags={**task.tags, "sesr.kind": "parent", "sesr.trial": ""}, estimate=None
-        )
-        run_id = resumable_run(self.lab, parent, data)
+        parent = missing.task
+        data = load_data(self.lab, parent.config)
+        self.lab.view.note(f"{task.label}: no x2 parent on {data.source} yet; training {parent.label} first")
+        earlier = resumable_run(self.lab, parent, data)
         try:
-            outcome = carry_out(self.lab, parent, run_id=run_id, may_publish=lock.current)
+            outcome = carry_out(self.lab, parent, key=earlier, may_publish=lock.current)
         except ClaimLostError as error:  # the database was away, and another process has the lock now
             self.lab.view.note(str(error))
             return
-        checkpoint.remove(outcome.run_id)
+        if outcome.result == "finished":  # whoever waits for the lock looks into the registry
+            patiently(self.lab, partial(self.lab.tracker.wait_for, outcome.key, "model", stop=self.lab.stop))
+            if self.lab.stop():
+                raise Interrupted("stopped while a parent was being registered")
+        checkpoint.remove(outcome.key)
         if outcome.result != "finished":
-            self._fail(key, f"its x2 parent {label} failed to train: {outcome.result}: {outcome.reason}")
+            raise ParentError(self.fail(missing, outcome))
 
-    def _fail(self, key: str, reason: str) -> None:
-        self.failed[key] = reason
-        raise ParentError(reason)
+    def fail(self, missing: Missing, outcome: Outcome) -> str:
+        """Remembers that the parent could not be trained; the reason, in words."""
+        text = f"its x2 parent {missing.task.label} failed to train: {outcome.result}: {outcome.reason}"
+        self.failed[missing.lock] = text
+        return text
 
 
 def parent_config(config: TrialConfig) -> TrialConfig:

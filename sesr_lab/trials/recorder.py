@@ -1,30 +1,36 @@
-"""Writes one trial's events down: curves, pictures, checkpoints, and at the end the registered network."""
+"""Writes one trial's events down: curves, pictures, checkpoints, and at the end the network."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 
+import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from sesr_lab.data.dataset import Data
+from sesr_lab.errors import SesrError
 from sesr_lab.registry.lookup import Named
-from sesr_lab.registry.publish import ModelFacts, Version, publish
+from sesr_lab.registry.publish import KEPT, ClaimLostError, keep, prepare
+from sesr_lab.registry.version import ModelFacts
 from sesr_lab.scores.comparison import draw_strip
 from sesr_lab.tracking.runlog import RunLog
+from sesr_lab.tracking.secrets import hide
 from sesr_lab.training.trainer import Checkpoint, Evaluation, Restart
 from sesr_lab.trials import checkpoint, trial
-from sesr_lab.trials.lab import Interrupted, Lab, Task, patiently, untrained
-from sesr_lab.trials.outcome import Outcome
+from sesr_lab.trials.lab import Lab, Task, untrained
+from sesr_lab.trials.outcome import Outcome, Result
+
+REGISTERED_KINDS = ("train", "parent")
+"""Runs whose network is registered as soon as it is trained; a study registers its best at its end."""
 
 
 class Recorder:
-    """Consumes one trial's events.
+    """Consumes one trial's events, and never waits for anything: what it writes goes into the run's journal.
 
-    The order at the end is what makes a kill harmless: last checkpoint, model version, aliases, end of the run. The
-    checkpoint stays until whoever asked for the trial has stored its outcome.
+    The order at the end is what makes a kill harmless: last checkpoint, network, end of the run. The checkpoint stays
+    until whoever asked for the trial has stored its outcome.
     """
 
     def __init__(
@@ -33,46 +39,66 @@ class Recorder:
         task: Task,
         data: Data,
         parent: Named | None,
-        run: RunLog,
-        may_publish: Callable[[], bool],
+        log: RunLog,
+        may_publish: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.lab, self.task, self.data, self.parent, self.run = lab, task, data, parent, run
+        self.lab, self.task, self.data, self.parent, self.log = lab, task, data, parent, log
         self.may_publish = may_publish
         self.started: trial.Started | None = None
 
-    def record(self, state: dict[str, Tensor] | None) -> Outcome:
-        """Trains from `state`, or from the start; how it ended.
+    def feed(self, event: trial.Event) -> Outcome | None:
+        """Writes the event down; the outcome, once the trial is over.
+
+        A trial that was stopped is ended as interrupted, and has no outcome: its checkpoint is where it goes on.
 
         Raises:
-            Interrupted: the user asked to stop; a checkpoint is on disk.
-            SesrError: the data or a store is unfit.
+            ClaimLostError: the network must not be published by this process.
+            StoreError: a checkpoint cannot be written.
         """
-        parent = None if self.parent is None else self.parent.weights
-        events = trial.run(self.task.config, self.lab.where, parent=parent, resume=state, stop=self.lab.stop)
-        for event in events:
-            self.lab.view.event(event)
-            if isinstance(event, trial.Finished):
-                return self._finish(event)
-            self._write(event)
-        raise AssertionError("a trial ended without saying how")
+        if isinstance(event, trial.Finished):
+            return self._finish(event)
+        self._write(event)
+        return None
+
+    def interrupted(self) -> None:
+        """Ends the run where the user, or a store's failure, has stopped it; it goes on from its checkpoint."""
+        self.log.end("KILLED", "interrupted")
+
+    def lost(self) -> None:
+        """Ends the run whose worker is gone; it goes on from its checkpoint, elsewhere maybe."""
+        self.log.end("KILLED", "lost")
+
+    def failed(self, error: BaseException) -> Outcome:
+        """Ends the run that has raised `error`, the traceback of a bug among its artifacts; how it ended.
+
+        The checkpoint stays: whoever stores the outcome removes it.
+        """
+        reason = hide(str(error).strip() or type(error).__name__).splitlines()[0][:500]
+        result: Result = "out of memory" if is_out_of_memory(error) else "failed"
+        self.log.set_tags({"sesr.reason": reason})
+        if not isinstance(error, SesrError):
+            text = hide("".join(traceback.format_exception(error)))
+            self.log.log_file(text.encode(), "traceback.txt")
+        self.log.end("FAILED", result)
+        return untrained(self.task, result, reason, key=self.log.key)
 
     def _write(self, event: trial.Event) -> None:
         if isinstance(event, trial.Started):
             self.started = event
-            self.run.log_constants({**_constants(event), **self.task.target_metrics})
-            self.run.set_tags({"sesr.device": event.device, "sesr.engine": event.engine, **self.task.target_tags})
+            self.log.log_constants({**_constants(event), **self.task.target_metrics})
+            self.log.set_tags({"sesr.device": event.device, "sesr.engine": event.engine, **self.task.target_tags})
         elif isinstance(event, Evaluation):
-            self.run.log_metrics(_scores(event), step=event.step)
+            self.log.log_metrics(_scores(event), step=event.step)
         elif isinstance(event, trial.Strip):
             scale = self.task.config.scale
             picture = draw_strip(event.bicubic, event.network, event.original, scale=scale)
-            self.run.log_picture("validation", picture, step=event.step)
+            self.log.log_picture("validation", picture, step=event.step)
         elif isinstance(event, Restart):
             self.lab.view.note(f"{self.task.label}: starting over at a lower learning rate: {event.reason}")
-            self.run.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
+            self.log.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
         elif isinstance(event, Checkpoint):
-            checkpoint.write(self.run.run_id, event.state)
-            self.run.log_file(self._scored_weights(event), "checkpoints/last.safetensors")
+            checkpoint.write(self.log.key, event.state)
+            self.log.log_file(self._scored_weights(event), "checkpoints/last.safetensors")
 
     def _scored_weights(self, event: Checkpoint) -> bytes:
         """The weights by which the network is scored, as a safetensors file that any MODEL may be."""
@@ -81,17 +107,19 @@ class Recorder:
         weights = {k.removeprefix(prefix): v.contiguous() for k, v in event.state.items() if k.startswith(prefix)}
         return bytes(save(weights))
 
-    def _finish(self, end: trial.Finished) -> Outcome:
+    def _finish(self, end: trial.Finished) -> Outcome | None:
         if end.status == "stopped":
-            raise Interrupted(f"{self.task.label}: stopped at step {end.step}")
-        version = self._publish(end) if end.status == "finished" and end.best is not None else None
-        outcome = self._outcome(end, version)
+            self.interrupted()
+            return None
+        if end.status == "finished" and end.best is not None:
+            self._keep(end)
         if end.reason:
-            self.run.set_tags({"sesr.reason": end.reason})
-        self.run.end("FINISHED" if end.status == "finished" else "FAILED", end.status)
-        return outcome
+            self.log.set_tags({"sesr.reason": end.reason})
+        self.log.end("FINISHED" if end.status == "finished" else "FAILED", end.status)
+        return self._outcome(end)
 
-    def _publish(self, end: trial.Finished) -> Version:
+    def _keep(self, end: trial.Finished) -> None:
+        """Stores the network with the run, and has it registered where its kind is."""
         assert end.best is not None
         assert self.started is not None
         config, started = self.task.config, self.started
@@ -109,33 +137,51 @@ class Recorder:
             config_fingerprint=config.fingerprint,
             estimate=self.task.estimate,
         )
-        publishing = partial(
-            publish,
-            self.lab.tracker,
-            self.run,
-            name=config.architecture.registered_name(self.lab.prefix),
+        if not self.may_publish():
+            name = config.architecture.registered_name(self.lab.prefix)
+            raise ClaimLostError(f"{name}: another process has taken over this training; its version counts")
+        scores = {"best_psnr": facts.psnr_db, "best_ssim": facts.ssim}
+        prepared = prepare(
+            config.architecture.registered_name(self.lab.prefix),
             weights=end.best.weights,
             facts=facts,
             parent=None if self.parent is None else self.parent.lineage,
-            may_publish=self.may_publish,
+            time_ms=self.log.log_result(scores, step=end.best.step),
         )
-        return patiently(self.lab, publishing)
+        keep(self.log, prepared)
+        if self.task.tags.get("sesr.kind") in REGISTERED_KINDS:
+            self.log.publish(prepared.publication)
 
-    def _outcome(self, end: trial.Finished, version: Version | None) -> Outcome:
-        bare = untrained(
-            self.task, "finished" if end.status == "finished" else "diverged", end.reason, run_id=self.run.run_id
-        )
+    def _outcome(self, end: trial.Finished) -> Outcome:
+        result: Result = "finished" if end.status == "finished" else "diverged"
         return replace(
-            bare,
+            untrained(self.task, result, end.reason, key=self.log.key),
             steps=end.step,
             seconds=end.seconds,
             psnr=end.best.score.psnr if end.best else None,
             ssim=end.best.score.ssim if end.best else None,
             final_psnr=end.last.score.psnr if end.last else None,
             bicubic_psnr=self.started.bicubic.psnr if self.started else None,
-            model=None if version is None else version.uri,
             parent=None if self.parent is None else self.parent.name,
         )
+
+
+def publish_outcome(lab: Lab, outcome: Outcome) -> None:
+    """Has the network of a trial registered that has ended; again, it changes nothing.
+
+    It is one of a study's best: the driver calls this for them at the study's end, and when it is interrupted.
+    """
+    key = outcome.key
+    if not key or outcome.result != "finished":  # version 0.1 has registered every network itself
+        return
+    found = lab.tracker.delivered(key)
+    if found is None or not found.model:
+        lab.tracker.publish_kept(key, KEPT)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's allocator has an exception of its own; the CPU's raises a RuntimeError that names it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _constants(started: trial.Started) -> dict[str, float]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
+from typing import Literal
 
+from sesr_lab.errors import StoreError
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.tracking.runs import END_PATIENCE_S
 from sesr_lab.trials import checkpoint
 from sesr_lab.trials.lab import Lab, Task, load_data, patiently
-from sesr_lab.trials.lifecycle import carry_out, reap, resumable_run
+from sesr_lab.trials.lifecycle import carry_out, reap, resumable_run, with_places
 from sesr_lab.trials.outcome import Outcome
 from sesr_lab.trials.parent import Parents
 
@@ -25,16 +29,20 @@ def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
         SesrError: the data, the parent or a store is unfit.
         Interrupted: the user asked to stop; the same command goes on from there.
     """
+    patiently(lab, partial(lab.tracker.experiment, EXPERIMENT))  # a deleted one is said before anything is trained
     reap(lab)
     data = load_data(lab, config)
     task = Task(
         config=config,
-        experiment_id=patiently(lab, partial(lab.tracker.experiment, EXPERIMENT)),
+        experiment=EXPERIMENT,
         label=f"{config.architecture.short_name}-x{config.scale}",
         tags={"sesr.kind": "train"},
     )
     earlier = None if fresh else resumable_run(lab, task, data)
     parent = Parents(lab).ensure(task, earlier)
-    outcome = carry_out(lab, task, parent=parent, run_id=earlier)
-    checkpoint.remove(outcome.run_id)
-    return outcome
+    outcome = carry_out(lab, task, parent=parent, key=earlier)
+    checkpoint.remove(outcome.key)
+    what: Literal["run", "model"] = "model" if outcome.result == "finished" else "run"
+    with suppress(StoreError):  # the delivery has said it
+        lab.tracker.wait_for(outcome.key, what, stop=lab.stop, patience_s=END_PATIENCE_S)
+    return with_places(lab, outcome)

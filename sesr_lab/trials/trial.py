@@ -166,6 +166,11 @@ def load_data(source: str, scale: int, progress: Preparing | None = None) -> sou
     return _LOADED[source, scale]
 
 
+def offer_data(data: sources.Data) -> None:
+    """Takes data that came from elsewhere for its source, which may not be on this machine."""
+    _LOADED.setdefault((data.source, data.scale), data)
+
+
 def forget_data() -> None:
     """Loads the data anew when it is next asked for."""
     _LOADED.clear()

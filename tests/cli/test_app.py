@@ -261,7 +261,10 @@ def test_a_storage_that_cannot_be_reached_is_one_line_without_its_password(typed
         (("evaluate", "pictures/0.png", "--benchmark", "pictures"), "pictures/0.png: not a whole safetensors file"),
         (("promote", "models:/nosuch/1", "--alias", "best"), "there is no registered model nosuch"),
         (("train", "--data", "photo", "--steps", 1), "--data photo: no such source; allowed are photos"),
-        (("train", "--storage", "sqlite:////proc/nope/x.db"), "study database sqlite:////proc/nope/x.db: unable"),
+        (
+            ("train", "--storage", "sqlite:////proc/nope/x.db"),
+            "study database /proc/nope/x.db: its locks cannot be made: No such file",
+        ),
         (("status", "nosuch"), "study 'nosuch' is not in "),
     ],
 )

@@ -40,7 +40,8 @@ def test_sync_says_that_nothing_waits(typed: Typed, tmp_path: Path) -> None:
 def test_ui_names_a_study_called_default_and_no_empty_default(tmp_path: Path) -> None:
     tracker = new_store(tmp_path)
     assert tracker.experiments() == {}
-    tracker.start_run(tracker.experiment("Default"), "t0000").end("FINISHED", "finished")
+    tracker.begin("0" * 32, experiment="Default", name="t0000").end("FINISHED", "finished")
+    assert tracker.flush() == 0
     assert list(tracker.experiments()) == ["Default"]
 
 

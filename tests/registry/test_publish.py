@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import mlflow
 import pytest
@@ -23,19 +24,11 @@ from sesr_lab.network.cost import costs
 from sesr_lab.network.model import SESR, from_weights, run_collapsed
 from sesr_lab.registry import catalog
 from sesr_lab.registry import publish as registry
-from sesr_lab.registry.publish import (
-    ModelFacts,
-    Version,
-    champion,
-    load,
-    load_file,
-    promote,
-    publish,
-    resolve,
-    versions,
-)
-from sesr_lab.registry.version import lineage_of
+from sesr_lab.registry.catalog import by_number, champion, load, promote, resolve, version_of_run, versions
+from sesr_lab.registry.version import Lineage, ModelFacts, Version, lineage_of
+from sesr_lab.registry.weights import load_file
 from sesr_lab.study.config import Architecture
+from sesr_lab.tracking import delivery
 from sesr_lab.tracking.runs import RunLog, Tracker, open_store
 from sesr_lab.tracking.store import is_http
 
@@ -58,7 +51,30 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 
 def start(tracker: Tracker) -> RunLog:
-    return tracker.start_run(tracker.experiment("trials"), "t0001")
+    return tracker.begin(uuid4().hex, experiment="trials", name="t0001")
+
+
+def run_id_of(tracker: Tracker, run: RunLog) -> str:
+    found = tracker.wait_for(run.key)
+    assert found is not None
+    return found.run_id
+
+
+def publish(
+    tracker: Tracker,
+    run: RunLog,
+    *,
+    name: str,
+    weights: Mapping[str, Tensor],
+    facts: ModelFacts,
+    parent: Lineage | None = None,
+) -> Version:
+    """The version that the run has published, once it is there."""
+    registry.publish(run, registry.prepare(name, weights=weights, facts=facts, parent=parent))
+    assert tracker.flush() == 0
+    found = tracker.delivered(run.key)
+    assert found is not None
+    return by_number(tracker, name, int(found.model.rpartition("/")[2]))
 
 
 def network_weights(scale: int = 2, seed: int = 0) -> dict[str, Tensor]:
@@ -99,7 +115,7 @@ def test_what_is_published_comes_back_as_it_was(tracker: Tracker) -> None:
     weights = network_weights()
     run = start(tracker)
     version = publish(tracker, run, name=NAME, weights=weights, facts=facts_of())
-    assert (version.name, version.version, version.run_id) == (NAME, 1, run.run_id)
+    assert (version.name, version.version, version.run_id) == (NAME, 1, run_id_of(tracker, run))
     assert version.architecture == facts_of().architecture
     assert (version.psnr_db, version.ssim, version.recipe) == (30.0, 0.9, "fast")
     assert (version.params, version.macs_720p) == (facts_of().costs.params, facts_of().costs.macs_720p)
@@ -171,7 +187,7 @@ def test_the_ui_links_model_run_scores_and_version(tracker: Tracker) -> None:
     assert [(output.model_id, output.step) for output in outputs] == [(version.model_id, 2000)]
 
 
-def test_publishing_again_after_a_kill_makes_no_second_version(tracker: Tracker) -> None:
+def test_publishing_again_makes_no_second_version(tracker: Tracker) -> None:
     run = start(tracker)
     first = publish(tracker, run, name=NAME, weights=network_weights(), facts=facts_of())
     tracker.client.delete_registered_model_alias(NAME, "champion")  # killed before the aliases
@@ -180,37 +196,77 @@ def test_publishing_again_after_a_kill_makes_no_second_version(tracker: Tracker)
     assert [version.version for version in versions(tracker)] == [1]
 
 
-def test_a_lost_claim_publishes_nothing(tracker: Tracker) -> None:
-    with pytest.raises(registry.ClaimLostError, match="another process"):
-        publish(
-            tracker,
-            start(tracker),
-            name=NAME,
-            weights=network_weights(),
-            facts=facts_of(),
-            may_publish=lambda: False,
-        )
+def kept_and_ended(tracker: Tracker) -> RunLog:
+    """A run whose network waits to be published; delivered."""
+    run = start(tracker)
+    registry.keep(run, registry.prepare(NAME, weights=network_weights(), facts=facts_of()))
+    run.end("FINISHED")
+    assert tracker.flush() == 0
+    return run
+
+
+def test_a_network_can_be_published_when_its_run_is_long_over(tracker: Tracker) -> None:
+    run = kept_and_ended(tracker)
     assert versions(tracker) == []
+    for _ in range(2):
+        tracker.publish_kept(run.key, registry.KEPT)
+        assert tracker.flush() == 0
+    (version,) = versions(tracker)
+    assert tracker.delivered(run.key).model == version.uri  # type: ignore[union-attr]
+    assert load(tracker, version).weights.keys() == network_weights().keys()
+    assert tracker.run(version.run_id).status == "FINISHED"
 
 
-def test_a_claim_lost_at_the_last_moment_moves_no_alias(tracker: Tracker) -> None:
-    first = published(tracker, 30.0)
-    answers = iter([True, False])
-    with pytest.raises(registry.ClaimLostError):
-        publish(
-            tracker,
-            start(tracker),
-            name=NAME,
-            weights=network_weights(seed=1),
-            facts=facts_of(40.0),
-            may_publish=lambda: next(answers),
-        )
-    assert resolve(tracker, NAME) == first
+def test_a_machine_that_does_not_know_the_run_can_publish_its_network_too(tracker: Tracker, tmp_path: Path) -> None:
+    run = kept_and_ended(tracker)
+    elsewhere = open_store(tracker.uri, state=tmp_path / "another state")
+    elsewhere.publish_kept(run.key, registry.KEPT)
+    assert elsewhere.flush() == 0
+    assert [version.version for version in versions(tracker)] == [1]
 
 
-def test_weights_of_another_network_are_a_bug(tracker: Tracker) -> None:
+def test_a_network_that_is_not_what_was_scored_is_not_published(
+    tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = kept_and_ended(tracker)
+    (file,) = tmp_path.glob("mlruns/**/checkpoints/best.safetensors")
+    flip_a_byte(file)
+    tracker.publish_kept(run.key, registry.KEPT)
+    assert tracker.flush() == 0
+    assert versions(tracker) == []
+    assert "is not what was scored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "killed_after", ["create_logged_model", "log_model_artifacts", "log_outputs", "create_model_version"]
+)
+def test_a_kill_while_a_network_is_published_leaves_one_model_one_version_and_one_score(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: str
+) -> None:
+    run = kept_and_ended(tracker)
+    real = getattr(mlflow.MlflowClient, killed_after)
+    calls = iter([True])
+
+    def dies(*arguments: object, **others: object) -> object:
+        done = real(*arguments, **others)
+        if next(calls, False):
+            raise ConnectionError("the process was killed here")
+        return done
+
+    monkeypatch.setattr(mlflow.MlflowClient, killed_after, dies)
+    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.05)
+    tracker.publish_kept(run.key, registry.KEPT)
+    assert tracker.flush() == 0
+    (version,) = versions(tracker)
+    models = tracker.client.search_logged_models([tracker.experiment("trials")])
+    assert [model.model_id for model in models] == [version.model_id]
+    assert len(tracker.client.get_metric_history(version.run_id, "best_psnr")) == 1
+    assert version.aliases == ("champion", "champion-aaaaaaaa")
+
+
+def test_weights_of_another_network_are_a_bug() -> None:
     with pytest.raises(ValueError, match="the weights are of"):
-        publish(tracker, start(tracker), name=NAME, weights=network_weights(4), facts=facts_of())
+        registry.prepare(NAME, weights=network_weights(4), facts=facts_of())
 
 
 def test_publishing_does_not_change_the_process_s_default_store(
@@ -251,6 +307,44 @@ def test_of_equal_scores_the_first_stays(tracker: Tracker) -> None:
     published(tracker, 30.0)
     published(tracker, 30.0, seed=1)
     assert resolve(tracker, NAME).version == 1
+
+
+def test_nothing_below_bicubic_is_a_champion(tracker: Tracker) -> None:
+    assert published(tracker, 28.9).aliases == (), "bicubic has 29 dB"
+    assert champion(tracker, NAME, PHOTOS) is None
+    assert published(tracker, 29.5, seed=1).aliases == ("champion", "champion-aaaaaaaa")
+
+
+def test_what_an_earlier_version_has_crowned_below_bicubic_loses_its_crown_at_the_next_publication(
+    tracker: Tracker,
+) -> None:
+    published(tracker, 28.0)
+    for alias in ("champion", "champion-aaaaaaaa"):
+        tracker.client.set_registered_model_alias(NAME, alias, "1")
+    published(tracker, 28.5, seed=1)
+    assert all(version.aliases == () for version in versions(tracker))
+    for alias in ("champion", "champion-aaaaaaaa"):
+        tracker.client.set_registered_model_alias(NAME, alias, "1")
+    assert published(tracker, 31.0, DIV2K, seed=2).aliases == ("champion", "champion-bbbbbbbb")
+
+
+def test_a_champion_whose_files_are_gone_is_passed_over_and_the_next_best_is_crowned(tracker: Tracker) -> None:
+    lost = published(tracker, 31.0)
+    published(tracker, 30.0, seed=1)
+    published(tracker, 30.5, seed=2)
+    tracker.client.delete_logged_model(lost.model_id)
+    best = champion(tracker, NAME, PHOTOS)
+    assert best is not None
+    assert (best.version, best.aliases) == (3, ("champion", "champion-aaaaaaaa"))
+    weights_path(tracker, best).unlink()
+    assert resolve(tracker, NAME).version == 2
+
+
+def test_a_champion_whose_files_are_gone_stays_where_there_is_no_other(tracker: Tracker) -> None:
+    lost = published(tracker, 31.0)
+    weights_path(tracker, lost).unlink()
+    with pytest.raises(ModelError, match="is gone from the store; train it again"):
+        load(tracker, resolve(tracker, NAME))
 
 
 def test_no_champion_on_data_that_nothing_was_trained_on(tracker: Tracker) -> None:
@@ -316,10 +410,10 @@ def test_a_model_that_is_not_there_is_answered_with_what_is(filled: Tracker, mod
 
 
 def test_a_run_without_a_model_says_so(tracker: Tracker) -> None:
-    run = start(tracker)
+    run_id = run_id_of(tracker, start(tracker))
     with pytest.raises(ModelError, match=r"t0001, RUNNING\) has published no model"):
-        resolve(tracker, run.run_id)
-    assert registry.version_of_run(tracker, run.run_id) is None
+        resolve(tracker, run_id)
+    assert version_of_run(tracker, run_id) is None
 
 
 def test_all_versions_are_listed_over_many_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +435,23 @@ def test_all_versions_are_listed_over_many_pages(tracker: Tracker, monkeypatch: 
     assert [version.aliases for version in listed] == [(), (), ("champion", "champion-aaaaaaaa")]
 
 
+@pytest.mark.parametrize("name", ["bob's classifier", 'a "model"', "photos ×2 – größer", "50%", "back\\slash", "`x`"])
+def test_other_peoples_models_are_passed_over_whatever_their_names(tracker: Tracker, name: str) -> None:
+    client = tracker.client
+    client.create_registered_model(name)
+    client.create_model_version(name, "s3://bucket/model")
+    client.create_model_version(name, "s3://bucket/model", tags={"sesr.sha256": "ab", "sesr.m": "many"})
+    ours = published(tracker)
+    client.create_model_version(NAME, "s3://bucket/model")
+    client.set_model_version_tag(NAME, "2", "sesr.sha256", "ab")
+    assert versions(tracker) == [ours]
+    assert champion(tracker, NAME, PHOTOS) == ours
+    with pytest.raises(ModelError, match=r"was not published by sesr-lab|has no alias champion"):
+        resolve(tracker, name)
+    with pytest.raises(ModelError, match="has no version 9; it has none"):
+        by_number(tracker, name, 9)
+
+
 # Lineage
 
 
@@ -360,8 +471,8 @@ def test_a_x4_network_names_its_parent_for_good(tracker: Tracker) -> None:
     )
     assert child.parent == f"{NAME}/1"
     assert child.tags["sesr.parent.sha256"] == parent.sha256
-    assert tracker.run(run.run_id).tags["sesr.parent.run_id"] == parent.run_id
-    inputs = tracker.client.get_run(run.run_id).inputs.model_inputs
+    assert tracker.run(child.run_id).tags["sesr.parent.run_id"] == parent.run_id
+    inputs = tracker.client.get_run(child.run_id).inputs.model_inputs
     assert [item.model_id for item in inputs] == [parent.model_id]
 
 
@@ -388,7 +499,7 @@ def empty(path: Path) -> None:
         (flip_a_byte, "altered or cut short"),
         (cut_short, "altered or cut short: 100 bytes"),
         (empty, "altered or cut short: 0 bytes"),
-        (Path.unlink, "cannot be fetched"),
+        (Path.unlink, "is gone from the store"),
     ],
 )
 def test_weights_that_are_not_what_was_published_are_refused(
@@ -429,7 +540,6 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {here!r}]
 import test_publish as t
-from sesr_lab.registry.publish import publish
 from sesr_lab.tracking.runs import open_store
 tracker = open_store({uri!r})
 run = t.start(tracker)
@@ -439,7 +549,7 @@ while not Path({go!r}).exists():
 for index in range(3):
     run = t.start(tracker)
     weights = t.network_weights(seed={seed} + index)
-    publish(tracker, run, name=t.NAME, weights=weights, facts=t.facts_of({psnr_db} + index))
+    t.publish(tracker, run, name=t.NAME, weights=weights, facts=t.facts_of({psnr_db} + index))
 """
 
 
@@ -493,7 +603,7 @@ def test_a_server_keeps_models_as_a_local_store_does(tmp_path: Path) -> None:
             resolve(tracker, "f" * 32)
         for path in tmp_path.glob("mlartifacts/**/weights.safetensors"):
             path.unlink()
-        with pytest.raises(ModelError, match="cannot be fetched"):
+        with pytest.raises(ModelError, match="is gone from the store; train it again"):
             load(tracker, version)
     finally:
         server.kill()

@@ -1,30 +1,20 @@
-"""On real SQLite stores and real servers; nothing here is mocked but the folder."""
+"""What runs log, and where it ends up: on real SQLite stores."""
 
 import json
 import math
-import os
-import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
-from mlflow_store import Server, migrated, new_store
+from mlflow_store import new_store
 from PIL import Image
 
-import sesr_lab
-from sesr_lab.errors import StoreError
-from sesr_lab.tracking import runs as tracking
-from sesr_lab.tracking import spool as spool_module
-from sesr_lab.tracking.runs import RunLog, Tracker, open_store
-from sesr_lab.tracking.spool import Outbox, Refused, Spool, Unavailable, Write
-from sesr_lab.tracking.store import absolute, shown
-
-REPOSITORY = Path(sesr_lab.__file__).parents[1]
+from sesr_lab.errors import RunHeldError, StoreError
+from sesr_lab.tracking import reading
+from sesr_lab.tracking.runs import RunInfo, RunLog, Tracker, open_store
 
 
 @pytest.fixture
@@ -34,128 +24,28 @@ def tracker(tmp_path: Path) -> Tracker:
 
 @pytest.fixture
 def run(tracker: Tracker) -> RunLog:
-    return tracker.start_run(tracker.experiment("trials"), "t0001-m5")
+    return begun(tracker)
+
+
+def begun(tracker: Tracker, name: str = "t0001-m5", **others: object) -> RunLog:
+    return tracker.begin(uuid4().hex, name=name, **{"experiment": "trials", **others})  # type: ignore[arg-type]
+
+
+def stored(tracker: Tracker, run: RunLog) -> RunInfo:
+    """The run as the store has it, once everything is there."""
+    assert tracker.flush() == 0
+    return tracker.run(run_id(tracker, run))
+
+
+def run_id(tracker: Tracker, run: RunLog) -> str:
+    found = tracker.wait_for(run.key)
+    assert found is not None
+    return found.run_id
 
 
 def history(tracker: Tracker, run: RunLog, key: str) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in tracker.client.get_metric_history(run.run_id, key)]
-
-
-# Which store
-
-
-def test_the_default_store_is_the_one_that_mlflow_ui_shows_in_this_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new_store(tmp_path)
-    tracker = open_store()
-    assert tracker.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    (tmp_path / "deeper").mkdir()
-    monkeypatch.chdir(tmp_path / "deeper")
-    tracker.start_run(tracker.experiment("trials"), "a run").log_file(b"text", "note.txt")
-    assert [path.name for path in tmp_path.glob("mlruns/trials/*/artifacts/note.txt")] == ["note.txt"]
-    assert list((tmp_path / "deeper").iterdir()) == []
-
-
-def test_the_environment_names_the_store_unless_the_caller_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    assert open_store().uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert open_store("sqlite:///mlflow.db").uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-def test_a_folder_of_runs_in_the_old_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "mlruns" / "0").mkdir(parents=True)
-    (tmp_path / "mlruns" / "0" / "meta.yaml").touch()
-    with pytest.raises(StoreError, match="mlflow migrate-filestore") as caught:
-        open_store()
-    assert "\n" not in str(caught.value)
-
-
-def spoil_with_a_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def spoil_with_text(path: Path) -> None:
-    path.write_text("not a database, but long enough to be looked at as one " * 40)
-
-
-def spoil_the_parent(path: Path) -> None:
-    path.parent.parent.mkdir(exist_ok=True)
-    path.parent.rmdir()
-    path.parent.write_text("a file where a folder should be")
-
-
-def spoil_the_schema(path: Path) -> None:
-    path.write_bytes(migrated().read_bytes())
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE alembic_version SET version_num = '0a8213491aaa'")
-    database.close()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (spoil_with_a_folder, "unable to open database file"),
-        (spoil_with_text, "file is not a database"),
-        (spoil_the_parent, "exists"),
-        (spoil_the_schema, "mlflow db upgrade sqlite:///"),
-    ],
-)
-def test_a_store_that_cannot_be_used_is_one_line_at_once(tmp_path: Path, spoil, says: str) -> None:
-    path = tmp_path / "data" / "mlflow.db"
-    path.parent.mkdir()
-    spoil(path)
-    migrated()
-    started = time.monotonic()
-    with pytest.raises(StoreError) as caught:
-        open_store(f"sqlite:///{path}")
-    assert says in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 3  # MLflow alone tries for over a minute
-
-
-def test_a_server_that_is_down_is_reported_within_seconds() -> None:
-    migrated()
-    started = time.monotonic()
-    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9: cannot open it: no answer; is the MLflow server running"):
-        open_store("http://127.0.0.1:9")
-    assert time.monotonic() - started < 10  # MLflow alone tries for four minutes
-
-
-def test_a_folder_called_mlflow_does_not_pass_for_the_package(tmp_path: Path) -> None:
-    (tmp_path / "mlflow").mkdir()
-    program = f"""
-import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPOSITORY)!r}]
-from sesr_lab.errors import StoreError
-from sesr_lab.tracking.store import connect
-try:
-    connect()
-except StoreError as error:
-    print(error)
-"""
-    answer = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True)
-    assert "pip install 'mlflow>=3.17'" in answer.stdout
-
-
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("http://tracking.example:5000/", "http://tracking.example:5000"),
-        ("postgresql://u:secret@db/lab", "postgresql://u:secret@db/lab"),
-        ("sqlite:////var/lab/mlflow.db", "sqlite:////var/lab/mlflow.db"),
-    ],
-)
-def test_uris_that_name_one_place_stay_as_they_are(uri: str, expected: str) -> None:
-    assert absolute(uri) == expected
-
-
-def test_messages_hide_passwords() -> None:
-    assert shown("postgresql://u:secret@db/lab") == "postgresql://u:***@db/lab"
+    points = tracker.client.get_metric_history(stored(tracker, run).run_id, key)
+    return [(point.step, point.value) for point in points]
 
 
 # Experiments and runs
@@ -184,56 +74,49 @@ def test_a_deleted_experiment_is_named_with_the_commands_that_help(tracker: Trac
 
 
 def test_a_run_says_what_made_it_and_keeps_all_its_params_and_tags(tracker: Tracker) -> None:
-    experiment = tracker.experiment("trials")
-    parent = tracker.start_run(experiment, "study")
+    study = begun(tracker, "study")
     many = {f"p{index}": index for index in range(250)}
-    log = tracker.start_run(
-        experiment,
-        "t0001-m5",
+    log = begun(
+        tracker,
         params=many | {"learning_rate": 2e-3, "block": "collapsed"},
         tags={f"sesr.t{index}": str(index) for index in range(250)},
-        parent_run_id=parent.run_id,
+        parent_key=study.key,
     )
-    info = tracker.run(log.run_id)
-    assert (info.name, info.status, info.parent_run_id) == ("t0001-m5", "RUNNING", parent.run_id)
+    info = stored(tracker, log)
+    assert (info.name, info.status, info.parent_run_id) == ("t0001-m5", "RUNNING", run_id(tracker, study))
     assert info.params == {key: str(value) for key, value in many.items()} | {
         "learning_rate": "0.002",
         "block": "collapsed",
     }
     assert {key: info.tags[f"sesr.t{key}"] for key in range(250)} == {key: str(key) for key in range(250)}
     assert {"sesr.git", "sesr.torch", "sesr.mlflow", "sesr.python", "sesr.host"} <= info.tags.keys()
+    assert info.tags["sesr.key"] == info.key == log.key
 
 
 def test_runs_are_found_by_tags_and_status_over_many_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_PAGE", 2)
+    monkeypatch.setattr(reading, "_PAGE", 2)
     names = ["it's", 'quoted "twice"', "plain"]
     logs = {
-        (name, index): tracker.start_run(tracker.experiment(f"e{index}"), "r", tags={"sesr.study": name})
+        (name, index): begun(tracker, "r", experiment=f"e{index}", tags={"sesr.study": name})
         for name in names
         for index in range(3)
     }
-    logs[("plain", 0)].end("FINISHED")
+    logs["plain", 0].end("FINISHED")
+    ids = {key: stored(tracker, log).run_id for key, log in logs.items()}
     for name in names:
         found = tracker.runs(tags={"sesr.study": name})
-        assert {info.run_id for info in found} == {logs[(name, index)].run_id for index in range(3)}
+        assert {info.run_id for info in found} == {ids[name, index] for index in range(3)}
     running = tracker.runs(tags={"sesr.study": "plain"}, status="RUNNING")
-    assert {info.run_id for info in running} == {logs[("plain", 1)].run_id, logs[("plain", 2)].run_id}
+    assert {info.run_id for info in running} == {ids["plain", 1], ids["plain", 2]}
     assert len(tracker.runs(tracker.experiment("e0"))) == 3
     assert tracker.runs(tracker.experiment("empty")) == []
 
 
-def test_a_reaped_run_is_killed_and_lost(tracker: Tracker) -> None:
-    lost = tracker.start_run(tracker.experiment("trials"), "r")
-    tracker.reap_run(tracker.run(lost.run_id))
-    info = tracker.run(lost.run_id)
-    assert (info.status, info.tags["sesr.end"]) == ("KILLED", "lost")
-
-
 def test_a_store_knows_the_runs_that_it_holds(tracker: Tracker) -> None:
-    held, deleted = (tracker.start_run(tracker.experiment("trials"), "r") for _ in range(2))
-    tracker.client.delete_run(deleted.run_id)
-    assert tracker.holds(held.run_id)
-    assert not tracker.holds(deleted.run_id)
+    held, deleted = (run_id(tracker, begun(tracker)) for _ in range(2))
+    tracker.client.delete_run(deleted)
+    assert tracker.holds(held)
+    assert not tracker.holds(deleted)
     assert not tracker.holds("f" * 32)
 
 
@@ -248,6 +131,12 @@ def test_metrics_have_one_point_each_at_their_step(tracker: Tracker, run: RunLog
     assert history(tracker, run, "cost/macs_720p") == [(0, 3.1e9)]
 
 
+def test_thousands_of_points_arrive_whole(tracker: Tracker, run: RunLog) -> None:
+    for step in range(700):
+        run.log_metrics({f"m{index}": step for index in range(5)}, step)
+    assert [step for step, _ in history(tracker, run, "m3")] == list(range(700))
+
+
 def test_what_is_not_finite_becomes_nan_and_takes_nothing_with_it(tracker: Tracker, run: RunLog) -> None:
     run.log_metrics({"nan": math.nan, "inf": math.inf, "minus": -math.inf, "good": 1.0}, 5)
     for key in ("nan", "inf", "minus"):
@@ -255,24 +144,52 @@ def test_what_is_not_finite_becomes_nan_and_takes_nothing_with_it(tracker: Track
     assert history(tracker, run, "good") == [(5, 1.0)]
 
 
-def test_a_reopened_run_logs_no_step_twice(tracker: Tracker, run: RunLog) -> None:
+@pytest.mark.parametrize("delivered_first", [True, False])
+def test_a_reopened_run_logs_no_step_and_no_picture_twice(tracker: Tracker, run: RunLog, delivered_first: bool) -> None:
     for step in (0, 100, 200):
         run.log_metrics({"loss": 1 / (step + 1)}, step)
+    run.log_picture("validation", np.zeros((8, 8), np.uint8), step=100)
     run.end("KILLED", "interrupted")
-    again = tracker.reopen_run(run.run_id)
+    if delivered_first:
+        assert tracker.flush() == 0
+    again = tracker.begin(run.key, experiment="trials", name="t0001-m5")
     assert again.logged_until == 200
-    assert tracker.run(run.run_id).status == "RUNNING"
+    assert stored(tracker, again).status == "RUNNING"
     for step in (100, 200, 300):
         again.log_metrics({"loss": 0.5, "new": 2.0}, step)
-    assert [step for step, _ in history(tracker, run, "loss")] == [0, 100, 200, 300]
-    assert history(tracker, run, "new") == [(300, 2.0)]
+        again.log_picture("validation", np.zeros((8, 8), np.uint8), step=step)
+    assert [step for step, _ in history(tracker, again, "loss")] == [0, 100, 200, 300]
+    assert history(tracker, again, "new") == [(300, 2.0)]
     again.end("FINISHED")
-    assert tracker.run(run.run_id).status == "FINISHED"
+    info = stored(tracker, again)
+    assert info.status == "FINISHED"
+    pictures = [file.path for file in tracker.client.list_artifacts(info.run_id, "images")]
+    assert len([path for path in pictures if path.endswith(".png")]) == 3
+    assert len(tracker.runs(tracker.experiment("trials"))) == 1
 
 
-def test_reopening_a_run_that_is_not_there_says_so(tracker: Tracker) -> None:
-    with pytest.raises(StoreError, match="reopen the run ffff"):
-        tracker.reopen_run("f" * 32)
+def test_a_run_whose_journal_is_gone_is_found_by_its_key_and_logs_no_step_twice(
+    tracker: Tracker, run: RunLog, tmp_path: Path
+) -> None:
+    for step in (0, 100):
+        run.log_metrics({"loss": 1.0}, step)
+    run.end("KILLED", "interrupted")
+    first = stored(tracker, run)
+    elsewhere = open_store(tracker.uri, state=tmp_path / "another machine")
+    again = elsewhere.begin(run.key, experiment="trials", name="t0001-m5")
+    for step in (0, 100, 200):
+        again.log_metrics({"loss": 0.5}, step)
+    again.end("FINISHED")
+    assert [step for step, _ in history(elsewhere, again, "loss")] == [0, 100, 200]
+    assert stored(elsewhere, again).run_id == first.run_id
+
+
+def test_a_second_life_in_one_process_closes_the_first(tracker: Tracker, run: RunLog) -> None:
+    run.log_metrics({"loss": 1.0}, 0)
+    again = tracker.begin(run.key, experiment="trials", name="t0001-m5")
+    run.log_metrics({"loss": 9.0}, 1)
+    again.log_metrics({"loss": 0.5}, 1)
+    assert history(tracker, again, "loss") == [(0, 1.0), (1, 0.5)]
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
@@ -280,22 +197,25 @@ def test_pictures_are_stored_as_the_ui_reads_them(tracker: Tracker, run: RunLog,
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for step in (0, 500):
         run.log_picture("validation", picture, step=step)
-    files = [Path(item.path).name for item in tracker.client.list_artifacts(run.run_id, "images")]
+    info = stored(tracker, run)
+    files = [Path(item.path).name for item in tracker.client.list_artifacts(info.run_id, "images")]
     whole = [name for name in files if name.startswith("validation+step+500+timestamp+") and name.endswith(".png")]
     assert len(files) == 4  # each one whole and as a thumbnail
     assert len(whole) == 1
-    path = tracker.client.download_artifacts(run.run_id, f"images/{whole[0]}")
+    path = tracker.client.download_artifacts(info.run_id, f"images/{whole[0]}")
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
-    assert tracker.run(run.run_id).tags["mlflow.loggedImages"] == "True"
+    assert info.tags["mlflow.loggedImages"] == "True"
 
 
-def test_files_land_where_they_are_told_to(tracker: Tracker, run: RunLog, tmp_path: Path) -> None:
+def test_files_land_where_they_are_told_to_the_last_of_each_name(tracker: Tracker, run: RunLog, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"m = 5\n")
     run.log_file(tmp_path / "config.toml", "config.toml")
-    run.log_file(b"Traceback", "logs/traceback.txt")
-    top = {item.path for item in tracker.client.list_artifacts(run.run_id)}
-    assert top == {"config.toml", "logs"}
-    text = Path(tracker.client.download_artifacts(run.run_id, "logs/traceback.txt")).read_text()
+    run.log_file(b"", "logs/empty.txt")
+    for text in (b"first", b"Traceback"):
+        run.log_file(text, "logs/traceback.txt")
+    info = stored(tracker, run)
+    assert {item.path for item in tracker.client.list_artifacts(info.run_id)} == {"config.toml", "logs"}
+    text = Path(tracker.client.download_artifacts(info.run_id, "logs/traceback.txt")).read_text()
     assert text == "Traceback"
 
 
@@ -312,194 +232,93 @@ def test_the_data_is_an_input_of_the_run(
 ) -> None:
     for _ in range(2):  # again after a resume
         run.log_dataset("photos", source, digest="ab12" * 16, profile={"images": 20}, context="training")
-    (found,) = tracker.client.get_run(run.run_id).inputs.dataset_inputs
+    (found,) = tracker.client.get_run(stored(tracker, run).run_id).inputs.dataset_inputs
     assert (found.dataset.name, found.dataset.digest) == ("photos", ("ab12" * 16)[:36])
     assert (found.dataset.source_type, json.loads(found.dataset.source)) == (kind, location)
     assert json.loads(found.dataset.profile) == {"images": 20}
     assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
 
-def test_a_run_ends_once(tracker: Tracker, run: RunLog) -> None:
-    assert run.end("FAILED", "out of memory") == 0
+def test_a_run_ends_once_and_is_put_away(tracker: Tracker, run: RunLog) -> None:
+    run.log_metrics({"loss": 1.0}, 7)
+    run.end("FAILED", "out of memory")
     run.end("FINISHED")
-    info = tracker.run(run.run_id)
+    run.log_metrics({"loss": 2.0}, 8)
+    info = stored(tracker, run)
     assert (info.status, info.tags["sesr.end"]) == ("FAILED", "out of memory")
     assert info.ended is not None
+    assert history(tracker, run, "loss") == [(7, 1.0)]
+    deadline = time.monotonic() + 20
+    while tracker.journals.pending() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tracker.journals.pending() == []
+    assert tracker.delivered(run.key).run_id == info.run_id  # type: ignore[union-attr]
+
+
+# What is known without asking the store
+
+
+def test_where_a_run_is_is_known_once_it_is_there(tracker: Tracker, run: RunLog) -> None:
+    found = tracker.wait_for(run.key)
+    assert found is not None
+    assert found == tracker.delivered(run.key)
+    assert (found.experiment_id, found.model) == (tracker.experiment("trials"), "")
+    assert tracker.delivered("f" * 32) is None
+
+
+def test_runs_written_here_are_found_by_their_tags(tracker: Tracker) -> None:
+    logs = [begun(tracker, f"r{index}", tags={"sesr.kind": "train"}) for index in range(3)]
+    logs[0].end("KILLED", "interrupted")
+    assert tracker.flush() == 0
+    logs[1].end("FINISHED", "finished")
+    found = {trace.name: trace.end for trace in tracker.trace(**{"sesr.kind": "train"})}
+    assert found == {"r0": "interrupted", "r1": "finished", "r2": ""}
+    assert list(tracker.trace(**{"sesr.kind": "parent"})) == []
+
+
+def test_a_store_that_refuses_a_run_is_said_and_not_waited_for(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begun(tracker, experiment="e" * 600)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="does not take run"):
+        tracker.wait_for(run.key)
+    run.log_metrics({"loss": 1.0}, 1)
+    run.end("FINISHED")
+    assert tracker.flush() == 0
+    assert time.monotonic() - started < 20
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_one_value_that_the_store_refuses_takes_no_other_with_it(
+    tracker: Tracker, run: RunLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.log_params({"m": 5, "f": 16})
+    assert tracker.flush() == 0
+    run.log_params({"m": 6, "scale": 2})
+    run.set_tags({"a" * 300: "too long a name", "good": "yes"})
+    run.log_metrics({"loss": 1.0}, 3)
+    info = stored(tracker, run)
+    assert info.params == {"m": "5", "f": "16", "scale": "2"}
+    assert info.tags["good"] == "yes"
+    assert info.metrics == {"loss": 1.0}
+    assert len([record for record in caplog.records if "does not take" in record.message]) == 2
 
 
 def test_a_run_that_was_deleted_meanwhile_does_not_stop_training(
     tracker: Tracker, run: RunLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker.client.delete_run(run.run_id)
-    run.log_metrics({"loss": 1.0}, 1)
-    assert run.end("FINISHED") == 0
-    assert f"does not take metrics of run {run.run_id}" in caplog.text
-
-
-# Outages
-
-
-class FakeStore:
-    """Takes writes while `up`; what it has taken, in order."""
-
-    def __init__(self) -> None:
-        self.up = True
-        self.calls = 0
-        self.taken: list[Write] = []
-
-    def __call__(self, write: Write) -> None:
-        self.calls += 1
-        if not self.up:
-            raise Unavailable("no answer")
-        if write.content.get("bad"):
-            raise Refused("bad write")
-        self.taken.append(write)
-
-
-def number(step: int, **more: object) -> Write:
-    return Write("run", "metrics", {"step": step, **more})
-
-
-@pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
-
-
-def test_an_outage_delays_writes_and_keeps_their_order(
-    tmp_path: Path, store: FakeStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    outbox = Outbox(Spool(tmp_path, "store"), store)
-    outbox.send(number(0))
-    store.up = False
-    for step in range(1, 50):
-        outbox.send(number(step))
-    assert store.calls == 2  # after the first failure the store is left alone for a while
-    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
-    store.up = True
-    assert outbox.flush() == 0
-    assert [write.content["step"] for write in store.taken] == list(range(50))
-
-
-def test_what_waits_outlives_the_process(tmp_path: Path, store: FakeStore) -> None:
-    store.up = False
-    Outbox(Spool(tmp_path, "store"), store).send(Write("run", "picture", {"key": "a"}, b"\x89PNG"))
-    store.up = True
-    assert Spool(tmp_path, "another store").first() is None
-    assert Outbox(Spool(tmp_path, "store"), store).flush() == 0
-    assert store.taken == [Write("run", "picture", {"key": "a"}, b"\x89PNG")]
-
-
-def test_a_write_that_is_refused_does_not_hold_up_the_rest(tmp_path: Path, store: FakeStore) -> None:
-    outbox = Outbox(Spool(tmp_path, "store"), store)
-    store.up = False
-    outbox.send(number(1, bad=True))
-    outbox.send(number(2))
-    store.up = True
-    assert outbox.flush() == 0
-    assert [write.content["step"] for write in store.taken] == [2]
-
-
-def test_a_full_spool_drops_pictures_before_numbers(
-    tmp_path: Path, store: FakeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(spool_module, "BLOB_LIMIT_BYTES", 1000)
-    monkeypatch.setattr(spool_module, "LIMIT_BYTES", 2000)
-    spool = Spool(tmp_path, "store")
-    outbox = Outbox(spool, store)
-    store.up = False
-    for _ in range(3):
-        outbox.send(Write("run", "picture", {}, bytes(600)))
-    outbox.send(number(1))
-    assert len(spool) == 2
-    assert "lost picture of run run" in caplog.text
-    for step in range(200):
-        outbox.send(number(step))
-    assert len(spool) < 110
-
-
-def test_without_a_folder_the_spool_is_temporary(store: FakeStore, tmp_path: Path) -> None:
-    outbox = Outbox(Spool(None, "store"), store)
-    assert outbox.flush() == 0
-    store.up = False
-    outbox.send(number(1))
-    store.up = True
-    assert outbox.flush() == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_leftovers_reach_the_store_when_it_is_opened_again(tracker: Tracker, run: RunLog, tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", tracker.uri)
-    spool.add(Write(run.run_id, "metrics", {"values": {"loss": 0.25}, "step": 700, "time_ms": 1}))
-    spool.add(Write(run.run_id, "end", {"status": "FINISHED", "time_ms": 2}))
-    again = open_store(tracker.uri, spool=tmp_path / "spool")
-    assert history(again, run, "loss") == [(700, 0.25)]
-    assert again.run(run.run_id).status == "FINISHED"
-
-
-def test_sending_the_same_write_twice_stores_it_once(tracker: Tracker, run: RunLog, tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", tracker.uri)
-    for _ in range(2):
-        spool.add(Write(run.run_id, "metrics", {"values": {"loss": 0.25, "nan": math.nan}, "step": 7, "time_ms": 1}))
-        spool.add(Write(run.run_id, "params", {"values": {"m": "5"}}))
-        spool.add(Write(run.run_id, "file", {"path": "a/b.txt"}, b"x"))
+    tracker.client.delete_run(run_id(tracker, run))
+    for step in range(5):
+        run.log_metrics({"loss": 1.0}, step)
+        assert tracker.flush() == 0
+    run.end("FINISHED")
     assert tracker.flush() == 0
-    assert history(tracker, run, "loss") == [(7, 0.25)]
-    assert len(history(tracker, run, "nan")) == 1
+    assert len([record for record in caplog.records if "does not take metrics of run t0001-m5" in record.message]) == 1
 
 
-# Real processes
-
-
-@pytest.mark.slow
-def test_first_users_that_meet_make_one_store_and_print_nothing(tmp_path: Path) -> None:
-    program = "from sesr_lab.tracking.runs import open_store; print(open_store().experiment('both'))"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert [process.communicate(timeout=180) for process in both] == [("1\n", ""), ("1\n", "")]
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.mark.slow
-def test_what_is_logged_while_the_server_is_dead_appears_once_when_it_is_back(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tracker = open_store(server.uri, spool=tmp_path / "spool")
-    run = tracker.start_run(tracker.experiment("trials"), "t0001-m5", params={"m": 5})
-    assert run.url == f"{server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
-    run.log_metrics({"loss": 1.0}, 0)
-    server.kill()
-    started = time.monotonic()
-    for step in range(1, 21):
-        run.log_metrics({"loss": 1 / step, "psnr": math.nan}, step)
-    run.log_picture("validation", np.zeros((8, 8), dtype=np.uint8), step=20)
-    run.log_file(b"text", "logs/note.txt")
-    blocked_s = time.monotonic() - started
-    assert run.end("FINISHED") > 20
-    server.start()
-    again = open_store(server.uri, spool=tmp_path / "spool")
-    assert again.flush(patience_s=60) == 0
-    assert history(again, run, "loss") == [(0, 1.0), *[(step, 1 / step) for step in range(1, 21)]]
-    assert len(history(again, run, "psnr")) == 20
-    assert again.run(run.run_id).status == "FINISHED"
-    assert len(again.client.list_artifacts(run.run_id, "images")) == 2
-    assert [item.path for item in again.client.list_artifacts(run.run_id, "logs")] == ["logs/note.txt"]
-    assert capsys.readouterr().out == ""
-    assert blocked_s < 15
+def test_a_run_that_this_process_holds_is_free_for_no_other_state(tracker: Tracker, run: RunLog) -> None:
+    assert not tracker.journals.is_free(run.key)
+    run.end("FINISHED")
+    assert tracker.journals.is_free(run.key)
+    assert issubclass(RunHeldError, StoreError)

@@ -1,0 +1,156 @@
+"""What a study has to do: the trials that an earlier driver left, those that others enqueued, and what is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sesr_lab.errors import ConfigError, SesrError, StoreError
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep.budget import Budget
+from sesr_lab.sweep.flight import Start
+from sesr_lab.sweep.ledger import Ledger
+from sesr_lab.sweep.records import Entry, outcomes_of, trained_of
+from sesr_lab.sweep.search import Point, Search
+from sesr_lab.trials import checkpoint
+from sesr_lab.trials.lab import Lab, Task, untrained
+from sesr_lab.trials.lifecycle import record_untrained
+from sesr_lab.trials.locks import Lock
+from sesr_lab.trials.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """Where the runs of a study's trials belong."""
+
+    tags: dict[str, str]
+    study_key: str
+
+
+class Agenda:
+    """Begins trials, and ends those that need no training; every trial that ends is ended here."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        lab: Lab,
+        *,
+        search: Search,
+        ledger: Ledger,
+        budget: Budget,
+        lock: Lock,
+        belonging: Belonging,
+    ) -> None:
+        self.spec, self.lab, self.search, self.ledger = spec, lab, search, ledger
+        self.budget, self.lock, self.belonging = budget, lock, belonging
+        self.ended = ""
+        """Why nothing more is begun, once that is so."""
+
+    def left(self) -> list[Start]:
+        """The trials that a killed or stopped driver left, to be gone on with."""
+        running = [entry for entry in self.ledger.entries if entry.state == "running" and entry.ours]
+        return [start for entry in running if (start := self._taken_up(entry)) is not None]
+
+    def next(self, in_the_air: int) -> Start | None:
+        """The next trial, begun; None when the study's budget is used, or no network is left that was not tried."""
+        while True:
+            self._check_lock()
+            self.ledger.refresh()
+            done = self.trained()
+            over = self.budget.over(done, in_the_air)
+            if over is not None:
+                self.ended = over
+                return None
+            waiting = next((entry for entry in self.ledger.entries if entry.state == "waiting"), None)
+            if waiting is not None:
+                if (start := self._enqueued(waiting)) is not None:
+                    return start
+                continue
+            remaining = self.spec.trials - len(done) - in_the_air
+            point = self.search.next(self.ledger.history(), remaining, self.ledger.draw)
+            if point is None:
+                self.ended = "no network is left that was not tried"
+                return None
+            entry = self.ledger.begin(point)
+            if not self._needs_no_training(entry, point):
+                return self._start(entry, point)
+
+    def trained(self) -> list[Outcome]:
+        """How the trials ended that count against the study's number: those that were trained or tried to."""
+        return trained_of(tuple(outcomes_of(self.ledger.entries)))
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """Tells how a trial ended; what it could have gone on from goes."""
+        self._check_lock()
+        self.ledger.settle(number, outcome)
+        self.ended = ""
+        checkpoint.remove(outcome.key or outcome.run_id)
+
+    def give_up(self, start: Start, error: SesrError) -> None:
+        """Ends a trial that cannot be trained, unless the user can make what it lacks."""
+        if start.number is None or start.task.config.parent == "require":
+            raise error
+        outcome = untrained(start.task, "failed", str(error), key=start.key)
+        self.settle(start.number, record_untrained(self.lab, start.task, outcome))
+
+    def _taken_up(self, entry: Entry) -> Start | None:
+        """The training with which a trial goes on; None where it needs none."""
+        if entry.outcome is not None:
+            self.settle(entry.number, entry.outcome)
+            return None
+        try:
+            point = self.search.point(entry.settings)
+        except ConfigError as error:
+            self.ledger.refuse(entry.number, str(error))
+            return None
+        return None if self._needs_no_training(entry, point) else self._start(entry, point, goes_on=True)
+
+    def _enqueued(self, waiting: Entry) -> Start | None:
+        """What a trial asks for that somebody has enqueued, begun; None where it needs no training."""
+        try:
+            point = self._asked_for(waiting)
+        except (ConfigError, ValueError) as error:
+            self.lab.view.note(f"warning: enqueued trial {waiting.number} is passed over: {error}")
+            self.ledger.refuse(waiting.number, str(error))
+            return None
+        entry = self.ledger.claim(waiting, point)
+        return None if entry is None or self._needs_no_training(entry, point) else self._start(entry, point)
+
+    def _asked_for(self, waiting: Entry) -> Point:
+        if not waiting.ours and (strange := self.search.outside(waiting.settings)):
+            raise ConfigError(strange)
+        searched = {key: value for key, value in waiting.settings.items() if key in self.spec.space}
+        drawn = self.ledger.draw(0, searched) if self.spec.space else {}
+        return self.search.point({**drawn, **waiting.settings})
+
+    def _needs_no_training(self, entry: Entry, point: Point) -> bool:
+        """Whether the trial is told at once: its network is known already, or costs too much."""
+        twin = self.ledger.twin(entry.number, point.fingerprint)
+        if twin is not None:
+            self.ledger.repeat(entry.number, twin)
+            return True
+        excess = self.search.over(point)
+        if excess is None:
+            return False
+        outcome = untrained(self._task(entry, point), "over budget", excess.reason)
+        self.ledger.exclude(entry.number, excess.amount, excess.limit)
+        self.ledger.settle(entry.number, outcome)
+        self.lab.view.note(f"{outcome.label}: over budget: {excess.reason}")
+        return True
+
+    def _start(self, entry: Entry, point: Point, *, goes_on: bool = False) -> Start:
+        return Start(self._task(entry, point), entry.key, entry.number, goes_on=goes_on)
+
+    def _task(self, entry: Entry, point: Point) -> Task:
+        return Task(
+            config=point.config,
+            experiment=self.spec.name,
+            label=f"t{entry.number:04d}-{point.config.architecture.short_name}",
+            tags={"sesr.kind": "trial", **self.belonging.tags, "sesr.trial": str(entry.number)},
+            study_key=self.belonging.study_key,
+            estimate=point.price.estimate,
+        )
+
+    def _check_lock(self) -> None:
+        """Stops this driver if the database was away and another has the study now."""
+        if not self.lock.current():
+            raise StoreError(f"study {self.spec.name}: another process has taken it over; this one stops")

@@ -1,0 +1,113 @@
+"""The study's own MLflow run, and what the study came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep.ledger import Ledger
+from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
+from sesr_lab.tracking.secrets import shown
+from sesr_lab.trials.lab import Lab
+from sesr_lab.trials.lifecycle import DATABASE, new_key, with_places
+from sesr_lab.trials.outcome import Outcome, best_of, pareto
+from sesr_lab.trials.recorder import publish_outcome
+
+RUN, RUN_0_1, STORE = "sesr:key", "sesr:run_id", "sesr:tracking"
+"""Attributes of a stored study: its run's key, or its id as version 0.1.0 kept it, and the store that holds it."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Where a study stands."""
+
+    study: str
+    experiment_id: str
+    run_id: str
+    objective: str
+    outcomes: tuple[Outcome, ...]
+    """The trials that ended, in order, those of known networks left out."""
+    counts: Mapping[str, int]
+    """Trials by Optuna's state, and how many were known before."""
+    pareto: tuple[str, ...]
+    """Labels of the trials that no other beats in both PSNR and cost: time on the study's target, or else MACs."""
+    pareto_by_macs: tuple[str, ...]
+    """The same with MACs as the cost."""
+    ended: str
+    """Why nothing more was begun."""
+
+    @property
+    def best(self) -> Outcome | None:
+        """The trained network with the highest PSNR."""
+        return best_of(self.outcomes)
+
+
+class Chronicle:
+    """Writes down what a study does as a whole."""
+
+    def __init__(self, spec: StudySpec, lab: Lab, ledger: Ledger) -> None:
+        """Begins the study's run, or goes on with it."""
+        self.spec, self.lab, self.ledger = spec, lab, ledger
+        self.tags = {"sesr.study": spec.name, DATABASE: lab.locks.identity}
+        """What tells this study's runs from those of another of the same name on the same server."""
+        self.store = shown(lab.tracker.uri)
+        self._say_if_moved()
+        self.key = str(ledger.attribute(RUN) or ledger.attribute(RUN_0_1) or new_key())
+        for name, value in {RUN: self.key, STORE: self.store, FINISHED: False, WANTED: spec.trials}.items():
+            ledger.set_attribute(name, value)
+        self._log = lab.tracker.begin(
+            self.key,
+            experiment=spec.name,
+            name=spec.name,
+            params={"objective": spec.objective, "trials": spec.trials, "sampler": spec.sampler},
+            tags={"sesr.kind": "study", **self.tags, "mlflow.note.content": spec.description},
+        )
+
+    def broke_off(self, error: BaseException) -> None:
+        """Ends the run where the study did not come to its end."""
+        stopped = isinstance(error, KeyboardInterrupt)
+        if stopped:
+            self._publish_best()
+        self._log.end("KILLED" if stopped else "FAILED", "interrupted" if stopped else type(error).__name__.lower())
+
+    def finish(self, ended: str) -> Sweep:
+        """The study's end, in its database, in the registry and in its run."""
+        self._publish_best()
+        self.ledger.set_attribute(FINISHED, True)
+        result = self.result(ended)
+        if result.best is not None and result.best.psnr is not None:
+            trained = len(result.outcomes)  # as the step: an extended study adds a point, it does not repeat one
+            self._log.log_metrics({"best_psnr": result.best.psnr, "trials": trained}, step=trained)
+            self._log.set_tags({"sesr.best": result.best.label, "sesr.pareto": ", ".join(result.pareto)[:4000]})
+        self._log.end("FINISHED", "finished")
+        self.lab.tracker.flush()
+        return self.result(ended)  # by now its best have names in the registry
+
+    def result(self, ended: str) -> Sweep:
+        """Where the study stands, with what the store calls its runs and networks, as far as that is known."""
+        outcomes = tuple(with_places(self.lab, outcome) for outcome in outcomes_of(self.ledger.entries))
+        place = self.lab.tracker.delivered(self.key)
+        return Sweep(
+            study=self.spec.name,
+            experiment_id="" if place is None else place.experiment_id,
+            run_id="" if place is None else place.run_id,
+            objective=self.spec.objective,
+            outcomes=outcomes,
+            counts=counts_of(self.ledger.entries),
+            pareto=tuple(outcome.label for outcome in pareto(outcomes)),
+            pareto_by_macs=tuple(outcome.label for outcome in pareto(outcomes, by_macs=True)),
+            ended=ended,
+        )
+
+    def _publish_best(self) -> None:
+        for outcome in pareto(outcomes_of(self.ledger.entries)):  # the best is one of them
+            publish_outcome(self.lab, outcome)
+
+    def _say_if_moved(self) -> None:
+        known = self.ledger.attribute(STORE)
+        if known is not None and known != self.store:
+            self.lab.view.note(
+                f"warning: study {self.spec.name} was run with another store before, {known}: what it has trained is "
+                f"there, not in {self.store}"
+            )

@@ -1,0 +1,303 @@
+"""Trials on Ray: one long-lived actor for each slot, on this machine or on a cluster. All that touches Ray is here.
+
+A streaming method of the actor runs the trial; another one sets its stop flag. Ray retries nothing: what is lost is
+the driver's to begin again. Workers are given settings and weights, send events back, and write nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sesr_lab.data.dataset import Data
+from sesr_lab.errors import ConfigError, SesrError, StoreError
+from sesr_lab.sweep.executor import Broken, Happening, Job
+from sesr_lab.training.trainer import Evaluation
+from sesr_lab.trials import trial
+
+if TYPE_CHECKING:
+    pass
+
+POLL_S = 0.5
+START_PATIENCE_S = 120.0
+"""How long workers are waited for where none runs; a cluster may have lost a machine that comes back."""
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a Ray that is started here: checkpoints pass through it, a few at a time."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each trial gets; fractions of a GPU are shared by several trials."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class Workers:
+    """An executor on Ray."""
+
+    def __init__(
+        self,
+        count: int,
+        where: trial.Place,
+        resources: Resources,
+        *,
+        address: str | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Starts Ray here, or joins the cluster at `address`, and starts `count` workers.
+
+        Raises:
+            ConfigError: Ray is not installed, the address is none, or the cluster cannot hold the workers.
+        """
+        self._ray = _ray()
+        self._owns = address is None
+        self._note, self._where, self._resources = note, where, resources
+        _connect(self._ray, address)
+        _check_resources(self._ray, count, resources)
+        self._data: dict[tuple[str, int], Any] = {}
+        self._slots = [_Slot(self._start()) for _ in range(count)]
+        self._idle_since = time.monotonic()
+
+    def free(self) -> int:
+        return sum(slot.is_idle for slot in self._slots)
+
+    def submit(self, job: Job) -> str:
+        slot = next(slot for slot in self._slots if slot.is_idle)
+        slot.key, slot.cancelled = job.key, False
+        slot.events = slot.actor.run.remote(job, self._shipped(job))
+        return slot.name
+
+    def poll(self) -> Iterator[Happening]:
+        """As `Executor.poll`; of each worker one event at a time, so that none is lost with its worker."""
+        waiting = {slot.ready: slot for slot in self._slots if slot.ready is not None}
+        running = {slot.events: slot for slot in self._slots if slot.events is not None}
+        if not waiting and not running:
+            return
+        watched = [*waiting, *running]
+        ready, _ = self._ray.wait(watched, num_returns=len(watched), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(watched, timeout=POLL_S)
+        for what in ready:
+            if what in waiting:
+                self._greet(waiting[what])
+            elif (happened := self._hear(running[what])) is not None:
+                yield happened
+        self._check_alive()
+
+    def stop(self, key: str) -> None:
+        self._tell(key, "stop")
+
+    def cancel(self, key: str) -> None:
+        for slot in self._slots:
+            if slot.key == key:
+                slot.cancelled = True
+        self._tell(key, "cancel")
+
+    def close(self) -> None:
+        for slot in self._slots:
+            self._ray.kill(slot.actor)
+        self._slots = []
+        if self._owns:
+            self._ray.shutdown()
+
+    def _start(self) -> Any:
+        """A new worker."""
+        options = {"num_cpus": self._resources.cpus, "num_gpus": self._resources.gpus, "max_restarts": 0}
+        place = self._where
+        device = "cuda" if self._resources.gpus else "cpu"
+        threads = max(1, int(self._resources.cpus))
+        return self._ray.remote(_Worker).options(max_concurrency=2, **options).remote(device, place.engine, threads)
+
+    def _tell(self, key: str, what: str) -> None:
+        for slot in self._slots:
+            if slot.key == key:
+                getattr(slot.actor, what).remote(key)
+
+    def _greet(self, slot: _Slot) -> None:
+        """A worker is there, or could not be started."""
+        try:
+            slot.name = str(self._ray.get(slot.ready))
+            slot.ready = None
+            self._idle_since = time.monotonic()
+        except self._ray.exceptions.RayError as error:
+            self._note(f"warning: a worker could not be started: {_line(error)}")
+            slot.renew(self._start())
+
+    def _hear(self, slot: _Slot) -> Happening | None:
+        """The next thing that a worker says; None where it says nothing that is wanted."""
+        key, cancelled = slot.key, slot.cancelled
+        event = self._next(slot)
+        if isinstance(event, trial.Finished | Broken) or event is None:
+            slot.key, slot.events = "", None
+        if isinstance(event, Broken) and not isinstance(event.error, SesrError):
+            self._ray.kill(slot.actor)  # what broke may have left it unusable, as a GPU after a failed assertion
+            slot.renew(self._start())
+        if cancelled:
+            return None
+        return key, event if event is not None else Broken(RuntimeError("a trial ended without saying how"))
+
+    def _next(self, slot: _Slot) -> trial.Event | Broken | None:
+        """The next event of a worker's trial; None at the stream's end."""
+        exceptions = self._ray.exceptions
+        try:
+            event: trial.Event = self._ray.get(next(slot.events))
+        except StopIteration:
+            return None
+        except exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(_line(error))
+            cause.add_note(str(error))  # with the traceback, which does not travel with the cause
+            return Broken(cause)
+        except exceptions.RayError as error:  # the worker died, or its machine
+            return Broken(RuntimeError(_line(error)), lost=True)
+        if isinstance(event, trial.Finished):
+            for _ in slot.events:  # the stream's end, so that the worker is free
+                pass
+        return event
+
+    def _check_alive(self) -> None:
+        """Gives up where every worker has been missing for long: the cluster has shrunk, or never had room."""
+        if any(slot.ready is None for slot in self._slots):
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > START_PATIENCE_S:
+            raise StoreError(f"Ray: no worker could be started in {START_PATIENCE_S:.0f} s; see `ray status`")
+
+    def _shipped(self, job: Job) -> Any:
+        """The trial's pictures where workers may be on machines that do not have them: once for a machine, by Ray."""
+        if self._owns:
+            return None
+        known = (job.config.data, job.config.scale)
+        if known not in self._data:
+            data = trial.load_data(*known)
+            self._data[known] = self._ray.put(replace(data, train=list(data.train), valid=list(data.valid)))
+        return self._data[known]
+
+
+@dataclass
+class _Slot:
+    """One worker, and what it is at."""
+
+    actor: Any
+    name: str = ""
+    key: str = ""
+    events: Any = None
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.ready: Any = self.actor.name.remote()
+
+    @property
+    def is_idle(self) -> bool:
+        return self.ready is None and self.events is None
+
+    def renew(self, actor: Any) -> None:
+        """Puts another worker in the place of one that is gone."""
+        self.actor, self.key, self.events, self.cancelled = actor, "", None, False
+        self.ready = actor.name.remote()
+
+
+class _Worker:
+    """What runs on the other side: it trains what it is given, and says what happens."""
+
+    def __init__(self, device: str, engine: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._where = trial.place(device, engine)
+        self._asked: dict[str, str] = {}
+
+    def name(self) -> str:
+        import socket
+
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    def stop(self, key: str) -> None:
+        self._asked.setdefault(key, "stop")
+
+    def cancel(self, key: str) -> None:
+        self._asked[key] = "cancel"
+
+    def run(self, job: Job, data: Data | None) -> Iterator[trial.Event]:
+        if data is not None:
+            trial.offer_data(data)
+        events = trial.run(
+            job.config,
+            self._where,
+            parent=job.parent,
+            resume=job.state,
+            stop=lambda: job.key in self._asked,
+        )
+        for event in events:
+            if self._asked.get(job.key) == "cancel":
+                break
+            yield _light(event)
+        self._asked.pop(job.key, None)
+
+
+def _light(event: trial.Event) -> trial.Event:
+    """The event without weights that nobody asks for: they travel with checkpoints, and with the end."""
+    if isinstance(event, Evaluation):
+        return replace(event, weights={})
+    if isinstance(event, trial.Finished) and event.last is not None:
+        return replace(event, last=replace(event.last, weights={}))
+    return event
+
+
+def _ray() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--workers: Ray is not installed; pip install 'sesr-lab[ray]'") from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Joins the cluster, or starts Ray on this machine for as long as this process lives."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address is None:
+        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
+        return
+    if "://" in address:
+        raise ConfigError(f"--address: {address!r}: run this command on the cluster itself; give auto, or HOST:PORT")
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"--address: {address!r}: {_line(error)}; is Ray running there? (ray start --head)") from None
+
+
+def _check_resources(ray: Any, count: int, resources: Resources) -> None:
+    """An impossible request is an error: Ray would wait for ever.
+
+    Raises:
+        ConfigError: the cluster does not have what the workers need.
+    """
+    there = ray.cluster_resources()
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+        most = max((machine.get(name, 0.0) for machine in machines), default=0.0)
+        if each > most:
+            ray.shutdown()
+            raise ConfigError(f"--workers: a trial needs {each:g} {name}s, the largest machine has {most:g}")
+        if count * each > there.get(name, 0.0) + 1e-6:
+            ray.shutdown()
+            raise ConfigError(
+                f"--workers: {count} trials of {each:g} {name}s need {count * each:g}, there are "
+                f"{there.get(name, 0.0):g}; use fewer workers, or a smaller part for each"
+            )
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
