@@ -166,7 +166,7 @@ def test_the_quickstart_is_eight_short_runs_on_the_bundled_photographs() -> None
     spec = load_study("quickstart")
     assert spec.trials == 8
     assert spec.trial({}).data == "photos"
-    assert spec.trials * (spec.trial({}).max_seconds or 1e9) <= 240
+    assert (spec.trial({}).steps, spec.trial({}).max_seconds) == (1_200, None), "everybody sees the same table"
 
 
 # What a study holds
