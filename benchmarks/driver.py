@@ -120,7 +120,7 @@ def drive(space: dict[str, object], trials: int, folder: Path) -> float:
     lab = Lab(tracker, Locks(url), trial.place("cpu", "simple"), Silent())  # type: ignore[arg-type]  # of all it is
     trial.load_data("photos", 2)
     began = time.process_time()
-    sweep(spec, lab, url, start=Idle)
+    sweep(spec, lab, url, start=lambda lab: Idle())
     tracker.flush(patience_s=600)
     return time.process_time() - began
 

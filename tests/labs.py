@@ -42,10 +42,10 @@ class Notebook:
     def preparing(self, done: int, total: int, text: str) -> None:
         """Not remembered."""
 
-    def begin(self, label: str) -> None:
+    def begin(self, label: str, worker: str = "") -> None:
         self.begun.append(label)
 
-    def event(self, event: trial.Event) -> None:
+    def event(self, event: trial.Event, label: str) -> None:
         self.events.append(event)
 
     def end(self, outcome: Outcome) -> None:

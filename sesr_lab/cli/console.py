@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from sesr_lab.cli.outcomes import gain, outcome_table
@@ -28,9 +29,18 @@ ROWS_SHOWN = 12
 """Trials in the live table; the end table has them all."""
 TELLING_S = 5.0
 """Before a trial has run so long, its speed says little about the time that it needs."""
-_STOPPING = "stopping at the next checkpoint; once more to stop at once"
 _AROUND = 8
 """Lines around the table's rows: title, header, rule, best, bar, and air."""
+
+
+@dataclass
+class _Running:
+    """A trial that is being trained, and what is shown of it."""
+
+    bar: TaskID | None = None
+    psnr: float | None = None
+    """The best so far, in a table; the last, in lines."""
+    said: float = field(default_factory=time.monotonic)
 
 
 class LiveView:
@@ -40,9 +50,9 @@ class LiveView:
         self.console = console
         self.title = title
         self.outcomes: list[Outcome] = []
-        self.best_psnr: float | None = None
         self.bicubic: float | None = None
-        self.label = self.stopping = ""
+        self.stopping = ""
+        self._running: dict[str, _Running] = {}
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -50,52 +60,58 @@ class LiveView:
             console=console,
             expand=True,
         )
-        self.bar.add_task("opening the study", total=None, psnr="", left="")
+        self._preparing: TaskID | None = self.bar.add_task("opening the study", total=None, psnr="", left="")
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
 
     def note(self, text: str) -> None:
         self.live.console.print(Text(text, style="yellow" if text.startswith("warning") else "dim"))
 
-    def asked_to_stop(self) -> None:
-        self.stopping = _STOPPING  # drawn by the next refresh: a signal's handler must not wait for the terminal's lock
+    def asked_to_stop(self, text: str) -> None:
+        self.stopping = text  # drawn by the next refresh: a signal's handler must not wait for the terminal's lock
 
     def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
         self.outcomes = list(outcomes)
         self.note(text)
 
     def preparing(self, done: int, total: int, text: str) -> None:
-        if not self.bar.task_ids:
-            self.bar.add_task("", psnr="", left="")
-        self.bar.update(self.bar.task_ids[-1], description=text, completed=done, total=total)
+        if self._preparing is None:
+            self._preparing = self.bar.add_task("", psnr="", left="")
+        self.bar.update(self._preparing, description=text, completed=done, total=total)
 
-    def begin(self, label: str) -> None:
-        self._clear()
-        self.label = label
-        self.bar.add_task(label, total=1.0, psnr="preparing", left="")
-        self.best_psnr = None
+    def begin(self, label: str, worker: str = "") -> None:
+        self._is_prepared()
+        self._is_over(label)  # a trial that is begun again
+        name = f"{label} on {worker}" if worker else label
+        self._running[label] = _Running(self.bar.add_task(name, total=1.0, psnr="preparing", left=""))
 
-    def event(self, event: trial.Event) -> None:
+    def event(self, event: trial.Event, label: str) -> None:
+        running = self._running.get(label)
         if isinstance(event, trial.Started):
             self.bicubic = event.bicubic.psnr
-            self.bar.update(self.bar.task_ids[-1], description=self.label, total=1.0, completed=0.0)
+        if running is None or running.bar is None:
+            return
         if isinstance(event, Evaluation):
-            self.best_psnr = max(event.score.psnr, self.best_psnr or 0.0)
+            running.psnr = max(event.score.psnr, running.psnr or 0.0)
         if isinstance(event, Step):
-            psnr = f"{self.best_psnr:.2f} dB" if self.best_psnr else f"loss {event.loss:.4f}"
-            self.bar.update(
-                self.bar.task_ids[-1], total=1.0, completed=event.fraction, psnr=psnr, left=time_left(event)
-            )
+            psnr = f"{running.psnr:.2f} dB" if running.psnr else f"loss {event.loss:.4f}"
+            self.bar.update(running.bar, completed=event.fraction, psnr=psnr, left=time_left(event))
 
     def end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self._clear()
+        self._is_over(outcome.label)
 
-    def _clear(self) -> None:
-        for task in self.bar.task_ids:
-            self.bar.remove_task(task)
+    def _is_prepared(self) -> None:
+        if self._preparing is not None:
+            self.bar.remove_task(self._preparing)
+            self._preparing = None
+
+    def _is_over(self, label: str) -> None:
+        running = self._running.pop(label, None)
+        if running is not None and running.bar is not None:
+            self.bar.remove_task(running.bar)
 
     def _render(self) -> Group:
-        rows = max(1, min(ROWS_SHOWN, self.console.height - _AROUND))
+        rows = max(1, min(ROWS_SHOWN, self.console.height - _AROUND - len(self._running)))
         table = outcome_table(self.outcomes[-rows:], title=self.title, bicubic=self.bicubic)
         hidden = len(self.outcomes) - rows
         above = [Text(f"… {hidden} earlier", style="dim")] if hidden > 0 else []
@@ -111,17 +127,15 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.label = ""
-        self.psnr: float | None = None
-        self.said = time.monotonic()
+        self._running: dict[str, _Running] = {}
         self.lines = Lines(console)
 
     def note(self, text: str) -> None:
         self._line(text)
 
-    def asked_to_stop(self) -> None:
+    def asked_to_stop(self, text: str) -> None:
         with suppress(OSError, RuntimeError):  # it is called by a signal's handler, in the middle of anything
-            sys.stderr.write(f"{_STOPPING}\n")
+            sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
     def recall(self, outcomes: Sequence[Outcome], text: str) -> None:
@@ -130,19 +144,21 @@ class PlainView:
     def preparing(self, done: int, total: int, text: str) -> None:
         self.lines(done, total, text)
 
-    def begin(self, label: str) -> None:
-        self.label, self.psnr, self.said = label, None, time.monotonic()
-        self._line(f"{label}: started")
+    def begin(self, label: str, worker: str = "") -> None:
+        self._running[label] = _Running()
+        self._line(f"{label}: started{f' on {worker}' if worker else ''}")
 
-    def event(self, event: trial.Event) -> None:
+    def event(self, event: trial.Event, label: str) -> None:
+        running = self._running.setdefault(label, _Running())
         if isinstance(event, Evaluation):
-            self.psnr = event.score.psnr
-        if isinstance(event, Step) and time.monotonic() - self.said > PLAIN_EVERY_S:
-            self.said = time.monotonic()
-            facts = [f"{event.fraction:.0%}", f"step {event.step}", f"{self.psnr:.2f} dB" if self.psnr else ""]
-            self._line(f"{self.label}: {', '.join(filter(None, [*facts, time_left(event)]))}")
+            running.psnr = event.score.psnr
+        if isinstance(event, Step) and time.monotonic() - running.said > PLAIN_EVERY_S:
+            running.said = time.monotonic()
+            facts = [f"{event.fraction:.0%}", f"step {event.step}", f"{running.psnr:.2f} dB" if running.psnr else ""]
+            self._line(f"{label}: {', '.join(filter(None, [*facts, time_left(event)]))}")
 
     def end(self, outcome: Outcome) -> None:
+        self._running.pop(outcome.label, None)
         psnr = f"{outcome.psnr:.2f} dB ({gain(outcome)}), " if outcome.psnr else ""
         self._line(f"{outcome.label}: {outcome.result}: {psnr}{giga(outcome.macs_720p)} GMAC, {outcome.seconds:.0f} s")
 

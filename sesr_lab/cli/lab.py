@@ -17,15 +17,26 @@ from sesr_lab.trials.trial import place
 
 @contextmanager
 def lab_for(
-    title: str, tracking_uri: str | None, storage: str | None, device: str, engine: str, model_name: str
+    title: str,
+    tracking_uri: str | None,
+    storage: str | None,
+    device: str,
+    engine: str,
+    model_name: str,
+    *,
+    winds_down: bool = False,
 ) -> Iterator[tuple[Lab, str]]:
-    """Everything that a command which trains needs, and the study database's URL."""
+    """Everything that a command which trains needs, and the study database's URL.
+
+    Args:
+        winds_down: whether the first Ctrl-C lets what runs finish.
+    """
     where, prefix = place(device, engine), model_prefix(model_name)
     url = storage_url(storage)
     tracker = opened(tracking_uri)
-    with watching(title) as view, stop_on_signal(view.asked_to_stop) as stop:
+    with watching(title) as view, stop_on_signal(view.asked_to_stop, winds_down=winds_down) as stop:
         try:
-            yield Lab(tracker, Locks(url), where, view, stop, prefix), url
+            yield Lab(tracker, Locks(url), where, view, stop, stop.begins_nothing, prefix), url
         finally:
             if waiting := tracker.flush():
                 text = f"{waiting} writes wait for the store in {state_folder() / 'journal'}; run any command"

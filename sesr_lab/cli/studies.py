@@ -20,6 +20,32 @@ def sweep(
     study: Annotated[str, typer.Argument(help="A built-in study's name, or the path to a .toml file.")] = "quickstart",
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Train this many networks in all.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Train on this source instead of the study's.")] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", help="Begin nothing more after this long, over all its lives: 90s, 30m, 8h."),
+    ] = None,
+    device_hours: Annotated[
+        float | None, typer.Option("--device-hours", help="Begin nothing more after so many hours of training in all.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="End after so many networks in a row that gain nothing.")
+    ] = None,
+    max_failure_rate: Annotated[
+        float | None, typer.Option("--max-failure-rate", help="End when a larger part of the networks fails: 0.5.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Train so many networks at once, on Ray (this process).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A Ray cluster that runs: auto, or HOST:PORT (this machine).")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", help="Cores for each network, and its threads (1).")] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus", help="GPUs for each network, or a part of one: 0.25 (0).")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, help="Begin a trial again so often whose worker was lost (2).")
+    ] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the built-in studies and exit.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the space and its costs; train nothing.")] = False,
     tracking_uri: Store = None,
@@ -37,17 +63,29 @@ def sweep(
         show_facts("built-in studies", descriptions, as_json=as_json)
         return
     spec = load_study(study)
-    if data is not None or trials is not None:
-        spec = spec.changed(trials=trials, data=data)
+    limits = {
+        "trials": trials,
+        "timeout": timeout,
+        "device_hours": device_hours,
+        "patience": patience,
+        "max_failure_rate": max_failure_rate,
+        "workers": workers,
+        "cpus": cpus,
+        "gpus": gpus,
+        "retries": retries,
+    }
+    spec = spec.changed(data=data, **limits)
     if dry_run:
         show_facts(f"study {spec.name}", space_summary(spec), as_json=as_json)
         return
     with doing("loading PyTorch"):
         from sesr_lab.cli.lab import lab_for
+        from sesr_lab.sweep.cluster import workers_of
         from sesr_lab.sweep.driver import sweep as run_sweep
 
-    with lab_for(spec.name, tracking_uri, storage, device, engine, model_name) as (lab, storage_url):
-        result = run_sweep(spec, lab, storage_url)
+    start = workers_of(spec, address)
+    with lab_for(spec.name, tracking_uri, storage, device, engine, model_name, winds_down=True) as (lab, storage_url):
+        result = run_sweep(spec, lab, storage_url, start=start)
     _show_sweep(result, as_json=as_json)
     if result.outcomes and result.best is None:
         raise SesrError(f"study {spec.name}: no network could be trained; {result.outcomes[-1].reason}")

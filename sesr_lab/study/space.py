@@ -85,6 +85,18 @@ def parse_macs(text: str) -> float:
     return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
 
 
+def parse_duration(text: str) -> float:
+    """Seconds from text such as `90s`, `30m`, `8h` or `2d`.
+
+    Raises:
+        ValueError: it is not a duration.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 30m, 8h or 2d")
+    return float(match[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+
+
 def axis_from(key: str, value: object) -> Axis:
     """One axis of the space from what stands in the TOML.
 

@@ -25,6 +25,7 @@ from sesr_lab.study.space import (
     axis_from,
     check_choice,
     holds,
+    parse_duration,
     parse_macs,
     points,
 )
@@ -67,6 +68,14 @@ class StudySpec(Frozen):
     """So many networks in a row that gain nothing end the study."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """The study ends when a larger part of its networks than this has failed."""
+    workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Networks that are trained at once, on Ray; without it one, in the driver's process."""
+    cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Cores for each network on Ray; torch gets as many threads."""
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """GPUs for each network on Ray, or the part of one."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a trial is begun again, from its checkpoint, whose worker was lost."""
 
     @field_validator("name")
     @classmethod
@@ -81,6 +90,11 @@ class StudySpec(Frozen):
     @classmethod
     def _macs(cls, value: object) -> object:
         return parse_macs(value) if isinstance(value, str) else value
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _timeout(cls, value: object) -> object:
+        return parse_duration(value) if isinstance(value, str) else value
 
     @field_validator("target")
     @classmethod
@@ -160,11 +174,17 @@ class StudySpec(Frozen):
         """The low-resolution picture that the target is given."""
         return parse_size(self.input)
 
-    def changed(self, *, trials: int | None, data: str | None) -> StudySpec:
-        """The study with another number of trials, or on other data (and then under another name)."""
-        update: dict[str, object] = {}
-        if trials is not None:
-            update["trials"] = trials
+    def changed(self, *, data: str | None = None, **limits: object) -> StudySpec:
+        """The study with other limits and workers where they are given, or on other data (under another name then).
+
+        Raises:
+            ConfigError: a limit is not what its key allows.
+        """
+        given = {key: value for key, value in limits.items() if value is not None}
+        allowed = checked(
+            StudySpec, {"name": "limits", "trials": 1, "enqueue": [{}], **given}, where=f"study {self.name}"
+        )
+        update: dict[str, object] = {key: getattr(allowed, key) for key in given}
         if data is not None and data != self.train.get("data", TrialConfig.model_fields["data"].default):
             update |= {"train": {**self.train, "data": data}, "name": f"{self.name}-{slug(data)}"}
             if self.candidates is not None:  # that study's numbers on the same data

@@ -55,11 +55,9 @@ class Agenda:
         while True:
             self._check_lock()
             self.ledger.refresh()
-            done = self.trained()
-            over = self.budget.over(done, in_the_air)
-            if over is not None:
-                self.ended = over
+            if self.is_over(in_the_air):
                 return None
+            done = self.trained()
             waiting = next((entry for entry in self.ledger.entries if entry.state == "waiting"), None)
             if waiting is not None:
                 if (start := self._enqueued(waiting)) is not None:
@@ -73,6 +71,11 @@ class Agenda:
             entry = self.ledger.begin(point)
             if not self._needs_no_training(entry, point):
                 return self._start(entry, point)
+
+    def is_over(self, in_the_air: int = 0) -> bool:
+        """Whether the study's budget is used, those counted that are being trained."""
+        self.ended = self.budget.over(self.trained(), in_the_air) or ""
+        return bool(self.ended)
 
     def trained(self) -> list[Outcome]:
         """How the trials ended that count against the study's number: those that were trained or tried to."""

@@ -7,6 +7,7 @@ the driver's to begin again. Workers are given settings and weights, send events
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sesr_lab.data.dataset import Data
 from sesr_lab.errors import ConfigError, SesrError, StoreError
-from sesr_lab.sweep.executor import Broken, Happening, Job
+from sesr_lab.sweep.executor import Broken, Executor, Happening, Job
 from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import trial
 
 if TYPE_CHECKING:
-    pass
+    from sesr_lab.study.spec import StudySpec
+    from sesr_lab.trials.lab import Lab
 
 POLL_S = 0.5
 START_PATIENCE_S = 120.0
@@ -43,19 +45,34 @@ class Resources:
     gpus: float = 0.0
 
 
+def workers_of(spec: StudySpec, address: str | None) -> Callable[[Lab], Executor] | None:
+    """What starts the workers that a study asks for; None where it is trained in this process.
+
+    Raises:
+        ConfigError: Ray is not installed, or `address` is none.
+    """
+    if spec.workers is None and address is None:
+        return None
+    _ray()
+    if address is not None:
+        _check_address(address)
+    resources = Resources(spec.cpus, spec.gpus)
+    return lambda lab: Workers(spec.workers, lab.where, resources, address=address, note=lab.view.note)
+
+
 class Workers:
     """An executor on Ray."""
 
     def __init__(
         self,
-        count: int,
+        count: int | None,
         where: trial.Place,
         resources: Resources,
         *,
         address: str | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Starts Ray here, or joins the cluster at `address`, and starts `count` workers.
+        """Starts Ray here, or joins the cluster at `address`, and starts `count` workers, or as many as fit.
 
         Raises:
             ConfigError: Ray is not installed, the address is none, or the cluster cannot hold the workers.
@@ -64,7 +81,7 @@ class Workers:
         self._owns = address is None
         self._note, self._where, self._resources = note, where, resources
         _connect(self._ray, address)
-        _check_resources(self._ray, count, resources)
+        count = _check_resources(self._ray, count, resources)
         self._data: dict[tuple[str, int], Any] = {}
         self._slots = [_Slot(self._start()) for _ in range(count)]
         self._idle_since = time.monotonic()
@@ -253,6 +270,13 @@ def _light(event: trial.Event) -> trial.Event:
     return event
 
 
+def _check_address(address: str) -> None:
+    """Raises ConfigError for what is no address of a cluster: through `ray://` events would not stream."""
+    if address == "auto" or re.fullmatch(r"\[?[\w.:-]+\]?:\d{1,5}", address):
+        return
+    raise ConfigError(f"--address: {address!r}: run this command on a machine of the cluster, with auto or HOST:PORT")
+
+
 def _ray() -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -269,33 +293,33 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is None:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
         return
-    if "://" in address:
-        raise ConfigError(f"--address: {address!r}: run this command on the cluster itself; give auto, or HOST:PORT")
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"--address: {address!r}: {_line(error)}; is Ray running there? (ray start --head)") from None
 
 
-def _check_resources(ray: Any, count: int, resources: Resources) -> None:
-    """An impossible request is an error: Ray would wait for ever.
+def _check_resources(ray: Any, count: int | None, resources: Resources) -> int:
+    """How many workers there will be; an impossible request is an error: Ray would wait for ever.
 
     Raises:
         ConfigError: the cluster does not have what the workers need.
     """
-    there = ray.cluster_resources()
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+    needs = {name: each for name, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each > 0}
+    for name, each in needs.items():
         most = max((machine.get(name, 0.0) for machine in machines), default=0.0)
         if each > most:
             ray.shutdown()
-            raise ConfigError(f"--workers: a trial needs {each:g} {name}s, the largest machine has {most:g}")
-        if count * each > there.get(name, 0.0) + 1e-6:
-            ray.shutdown()
-            raise ConfigError(
-                f"--workers: {count} trials of {each:g} {name}s need {count * each:g}, there are "
-                f"{there.get(name, 0.0):g}; use fewer workers, or a smaller part for each"
-            )
+            raise ConfigError(f"a network needs {each:g} {name}s, the largest machine has {most:g}; use a smaller part")
+    fit = sum(int(min(machine.get(name, 0.0) / each + 1e-6 for name, each in needs.items())) for machine in machines)
+    if count is not None and count > fit:
+        ray.shutdown()
+        part = " and ".join(f"{each:g} {name}s" for name, each in needs.items())
+        raise ConfigError(
+            f"--workers {count}: {part} for each network leave room for {fit} here; use fewer workers, or a smaller part"
+        )
+    return count or fit
 
 
 def _line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from sesr_lab.sweep.flight import Flight, Start
 from sesr_lab.sweep.ledger import Ledger, stored
 from sesr_lab.sweep.lineage import Lineage
 from sesr_lab.sweep.records import KEY
-from sesr_lab.sweep.repair import NOT_TO_BE, RETRIES, Repair, in_a_line, is_poisoned
+from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned
 from sesr_lab.sweep.search import Search
 from sesr_lab.sweep.storage import Patience
 from sesr_lab.trials import checkpoint, trial
@@ -46,14 +46,12 @@ def sweep(
     lab: Lab,
     storage: str,
     *,
-    start: Callable[[], Executor] | None = None,
-    retries: int = RETRIES,
+    start: Callable[[Lab], Executor] | None = None,
 ) -> Sweep:
     """Runs the study, or goes on with it, until its budget is used or its space ends.
 
     Args:
         start: makes what its trials are trained by; without it, this process trains them, one at a time.
-        retries: how often a trial is begun again whose worker was lost.
 
     Raises:
         ConfigError: the stored study is another one than `spec`, or none of its networks can be trained.
@@ -70,9 +68,9 @@ def sweep(
         chronicle, budget = Chronicle(spec, lab, ledger), _budget(spec, ledger)
         belonging = Belonging(chronicle.tags, chronicle.key)
         agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, lock=lock, belonging=belonging)
-        repair = Repair(lab, ledger, budget, retries)
+        repair = Repair(lab, ledger, budget, spec.retries)
         try:
-            _Driver(lab, agenda, repair, Inline(lab.where) if start is None else start()).drive()
+            _Driver(lab, agenda, repair, Inline(lab.where) if start is None else start(lab)).drive()
         except BaseException as error:
             chronicle.broke_off(error)
             raise
@@ -101,7 +99,7 @@ class _Driver:
             while self._fill():
                 for key, event in self.executor.poll():
                     self._hear(self.flights[key], event)
-            _heed_stop(spec, self.lab)
+            self._heed_stop()
         except BaseException as error:
             self._leave(error)
             raise
@@ -109,11 +107,18 @@ class _Driver:
             self.executor.close()
             self.lineage.close()
 
+    def _heed_stop(self) -> None:
+        """Leaves the study unfinished where the user has asked for that before it was."""
+        _heed_stop(self.agenda.spec, self.lab)
+        if self.lab.begins_nothing() and not self.agenda.is_over():
+            raise Interrupted(f"study {self.agenda.spec.name}: stopped after what was running")
+
     def _fill(self) -> bool:
         """Gives every free slot a training; whether any is in the air, waits, or is still to be chosen."""
         if self.lab.stop():
             for key in self.flights:
                 self.executor.stop(key)
+        if self.lab.stop() or self.lab.begins_nothing():
             return bool(self.flights)
         self.queue.extendleft(reversed(self.lineage.unblocked()))
         while self.executor.free() > 0 and (start := self._next()) is not None:
@@ -143,6 +148,7 @@ class _Driver:
         flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
         self.flights[flight.job.key] = flight
         flight.worker = self.executor.submit(flight.job)
+        self.lab.view.begin(start.task.label, flight.worker)
 
     def _hear(self, flight: Flight, event: trial.Event | Broken) -> None:
         if isinstance(event, Broken):

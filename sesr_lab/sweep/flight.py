@@ -49,7 +49,6 @@ class Flight:
         Raises:
             SesrError: the data or a store is unfit.
         """
-        lab.view.begin(start.task.label)
         data = load_data(lab, start.task.config)
         log, state = open_run(lab, start.task, data, parent, start.key, on_key)
         self.lab, self.start = lab, replace(start, key=log.key)
@@ -72,7 +71,7 @@ class Flight:
             SesrError: it cannot be kept, or must not be published by this process.
         """
         with suppress(OSError, ValueError):  # a terminal that is gone: what is shown may fail, training does not
-            self.lab.view.event(event)
+            self.lab.view.event(event, self.start.task.label)
         if isinstance(event, Progress):
             self.seconds = event.seconds
             if self._began is None:

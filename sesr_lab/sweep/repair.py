@@ -22,8 +22,6 @@ from sesr_lab.trials.recorder import is_out_of_memory
 
 TRIES = 3
 """How often a trial is tried, over all the lives of its study, that ends in an error which nobody expected."""
-RETRIES = 2
-"""How often a trial is begun again from its checkpoint whose worker was lost."""
 NOT_TO_BE = (ParentError, ModelError, DataError)
 """What keeps a trial from being trained, now and whenever it is tried again."""
 
@@ -31,7 +29,7 @@ NOT_TO_BE = (ParentError, ModelError, DataError)
 class Repair:
     """Counts what went wrong with each trial of a study, in its ledger."""
 
-    def __init__(self, lab: Lab, ledger: Ledger, budget: Budget, retries: int = RETRIES) -> None:
+    def __init__(self, lab: Lab, ledger: Ledger, budget: Budget, retries: int) -> None:
         self.lab, self.ledger, self.budget, self.retries = lab, ledger, budget, retries
         self._of_parents: Counter[tuple[str, str]] = Counter()
 

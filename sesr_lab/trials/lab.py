@@ -38,12 +38,12 @@ class View(Protocol):
         """Data is being fetched or prepared: `done` of `total`."""
         ...
 
-    def begin(self, label: str) -> None:
-        """A trial of that name starts."""
+    def begin(self, label: str, worker: str = "") -> None:
+        """A trial of that name starts, on a worker that has a name where there are several."""
         ...
 
-    def event(self, event: trial.Event) -> None:
-        """The running trial has got on."""
+    def event(self, event: trial.Event, label: str) -> None:
+        """The trial of that name has got on."""
         ...
 
     def end(self, outcome: Outcome) -> None:
@@ -60,6 +60,9 @@ class Lab:
     where: trial.Place
     view: View
     stop: Callable[[], bool] = field(default=lambda: False)
+    """Whether what runs shall stop at its next checkpoint."""
+    begins_nothing: Callable[[], bool] = field(default=lambda: False)
+    """Whether nothing new shall be begun, while what runs is finished."""
     prefix: str = "sesr"
     """The first word of registered models' names."""
 

@@ -125,7 +125,7 @@ def _train(lab: Lab, task: Task, parent: Named | None, recorder: Recorder, state
     weights = None if parent is None else parent.weights
     for event in trial.run(task.config, lab.where, parent=weights, resume=state, stop=lab.stop):
         with suppress(OSError, ValueError):  # a terminal that is gone: what is shown may fail, training does not
-            lab.view.event(event)
+            lab.view.event(event, task.label)
         outcome = recorder.feed(event)
         if outcome is not None:
             return outcome

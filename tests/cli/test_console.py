@@ -70,10 +70,10 @@ def test_a_terminal_of_any_size_shows_the_study(
         view.preparing(1, 2, "pictures")
         for outcome in outcomes(20):
             view.begin(outcome.label)
-            view.event(step(0.5, 10.0))
+            view.event(step(0.5, 10.0), outcome.label)
             view.live.refresh()
             view.end(outcome)
-        view.asked_to_stop()
+        view.asked_to_stop("stopping at the next checkpoint")
         view.live.refresh()
     text = shown.end()
     assert "simple" in text
@@ -98,7 +98,7 @@ def test_a_log_gets_a_line_for_each_thing_that_happens(capsys: pytest.CaptureFix
     with watching("study tiny") as view:
         assert isinstance(view, PlainView)
         view.begin("t0000")
-        view.asked_to_stop()
+        view.asked_to_stop("stopping at the next checkpoint; once more to stop at once")
         view.end(outcomes(1)[0])
     assert capsys.readouterr().err.splitlines() == [
         "t0000: started",

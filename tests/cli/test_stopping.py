@@ -54,41 +54,63 @@ def told() -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_a_request_to_stop_and_is_told_once(told: list[str], number: signal.Signals) -> None:
-    with stop_on_signal(lambda: told.append("stopping")) as stop:
+    with stop_on_signal(told.append) as stop:
         assert not stop()
         send(number)
         assert stop()
-    assert told == ["stopping"]
+    assert told == [stopping.STOPPING]
 
 
 def test_the_handlers_are_put_back(told: list[str]) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    with stop_on_signal(lambda: None):
+    with stop_on_signal(lambda text: None):
         assert signal.getsignal(signal.SIGHUP) not in before
     assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_the_same_request_sent_twice_is_one(told: list[str]) -> None:
     """`timeout` signals its child and then its group; a terminal and `make` both pass Ctrl-C on."""
-    with stop_on_signal(lambda: told.append("stopping")) as stop:
+    with stop_on_signal(told.append) as stop:
         send(signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
         assert stop()
-    assert told == ["stopping"]
+    assert told == [stopping.STOPPING]
 
 
 def test_a_second_request_stops_at_once(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "SAME_REQUEST_S", 0.05)
-    with stop_on_signal(lambda: None):
+    with stop_on_signal(lambda text: None):
         send(signal.SIGINT, pause_s=0.1)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
 
 
+def test_the_first_ctrl_c_lets_a_sweep_s_trials_finish_the_second_stops_them_the_third_is_at_once(
+    told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "SAME_REQUEST_S", 0.05)
+    with stop_on_signal(told.append, winds_down=True) as stop:
+        send(signal.SIGINT, pause_s=0.1)
+        assert (stop.begins_nothing(), stop()) == (True, False)
+        send(signal.SIGINT, pause_s=0.1)
+        assert (stop.begins_nothing(), stop()) == (True, True)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    assert told == [stopping.WINDING_DOWN, stopping.STOPPING]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_no_other_signal_lets_trials_finish(told: list[str], number: signal.Signals) -> None:
+    with stop_on_signal(told.append, winds_down=True) as stop:
+        send(signal.SIGINT, number)
+        assert stop()
+    assert told == [stopping.WINDING_DOWN, stopping.STOPPING]
+
+
 def test_a_closing_terminal_never_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shell sends a hangup, and the system another when the shell has gone."""
     monkeypatch.setattr(stopping, "SAME_REQUEST_S", 0.05)
-    with stop_on_signal(lambda: None) as stop:
+    with stop_on_signal(lambda text: None) as stop:
         send(signal.SIGHUP, signal.SIGHUP, signal.SIGHUP, pause_s=0.1)
         assert stop()
 
@@ -96,7 +118,7 @@ def test_a_closing_terminal_never_stops_at_once(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_under_nohup_outlives_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_on_signal(lambda: None) as stop:
+        with stop_on_signal(lambda text: None) as stop:
             send(signal.SIGHUP)
             assert not stop()
     finally:
@@ -260,11 +282,30 @@ def test_closing_a_terminal_stops_at_a_checkpoint(folder: Folder, terminal: Call
 
 
 @pytest.mark.slow
+def test_after_the_first_ctrl_c_the_running_trial_finishes_and_no_other_begins(folder: Folder) -> None:
+    process = subprocess.Popen(
+        command("sweep", folder.study(trials=8, steps=3_000)), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    until(folder.training, timeout_s=120)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "what runs is finished" in err
+    assert "stopped after what was running" in err
+    states = folder.runs()
+    assert states == ["FINISHED"] * len(states)
+    assert 1 <= len(states) < 8
+    assert folder.checkpoints() == []
+
+
+@pytest.mark.slow
 def test_ctrl_c_through_tee_leaves_a_checkpoint(folder: Folder) -> None:
     """tee dies of the same Ctrl-C, and what is said next has no reader."""
     words = ["bash", "-c", '"$@" 2>&1 | tee log', "bash", *command("sweep", folder.study(trials=1, steps=ENDLESS))]
     group = subprocess.Popen(words, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL)
     until(folder.training, timeout_s=120)
+    os.killpg(group.pid, signal.SIGINT)
+    time.sleep(stopping.SAME_REQUEST_S + 0.2)
     os.killpg(group.pid, signal.SIGINT)
     group.wait(120)
     until(lambda: folder.runs() == ["KILLED"], timeout_s=60)

@@ -228,7 +228,7 @@ def test_a_driver_that_lost_its_lock_stops_before_it_tells(
 ) -> None:
     here, notebook = lab(tmp_path)
 
-    def lose_the_lock(event: trial.Event) -> None:
+    def lose_the_lock(event: trial.Event, label: str) -> None:
         if isinstance(event, trial.Started):  # as after a restart of the database, when another process was quicker
             monkeypatch.setattr(locks._FileLock, "current", lambda self: False)
 

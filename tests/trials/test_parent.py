@@ -255,7 +255,7 @@ def test_a_trainer_that_has_lost_its_lock_publishes_nothing_and_takes_the_others
     here, notebook = lab(tmp_path)
     wait, other = Locks.wait, iter([lab(tmp_path)[0]])
 
-    def lose(event: trial.Event) -> None:
+    def lose(event: trial.Event, label: str) -> None:
         if isinstance(event, trial.Finished) and (another := next(other, None)):
             train(config(data), another)
 
