@@ -22,7 +22,7 @@ def sweep(
     data: Annotated[str | None, typer.Option("--data", help="Train on this source instead of the study's.")] = None,
     timeout: Annotated[
         str | None,
-        typer.Option("--timeout", help="Begin nothing more after this long, over all its lives: 90s, 30m, 8h."),
+        typer.Option("--timeout", help="Begin nothing more after so long in all: 90s, 30m, 8h."),
     ] = None,
     device_hours: Annotated[
         float | None, typer.Option("--device-hours", help="Begin nothing more after so many hours of training in all.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -234,8 +235,6 @@ class _Worker:
         self._asked: dict[str, str] = {}
 
     def name(self) -> str:
-        import socket
-
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def stop(self, key: str) -> None:
@@ -277,6 +276,15 @@ def _check_address(address: str) -> None:
     raise ConfigError(f"--address: {address!r}: run this command on a machine of the cluster, with auto or HOST:PORT")
 
 
+def _check_answers(address: str) -> None:
+    """Raises ConfigError where nothing listens: Ray would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"--address: {address!r}: {error}; is Ray running there? (ray start --head)") from None
+
+
 def _ray() -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -293,6 +301,8 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is None:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
         return
+    if address != "auto":
+        _check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -317,7 +327,7 @@ def _check_resources(ray: Any, count: int | None, resources: Resources) -> int:
         ray.shutdown()
         part = " and ".join(f"{each:g} {name}s" for name, each in needs.items())
         raise ConfigError(
-            f"--workers {count}: {part} for each network leave room for {fit} here; use fewer workers, or a smaller part"
+            f"--workers {count}: {part} for each network leave room for {fit} here; use fewer, or a smaller part"
         )
     return count or fit
 

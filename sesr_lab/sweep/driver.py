@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 
@@ -60,22 +61,24 @@ def sweep(
     """
     # What can be wrong is looked at before pictures are prepared, and before anything is stored.
     search = Search(spec, _candidates(spec, storage))
+    lab.tracker.check_experiment(spec.name)
     with _locked(spec, lab) as lock:
         fingerprint = _load_pictures(spec, lab)
         ledger = Ledger(spec, storage, Patience(storage, lab.view.note, partial(_heed_stop, spec, lab)))
         _check_pictures(spec, ledger, fingerprint)
-        reap(lab)
-        chronicle, budget = Chronicle(spec, lab, ledger), _budget(spec, ledger)
-        belonging = Belonging(chronicle.tags, chronicle.key)
-        agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, lock=lock, belonging=belonging)
-        repair = Repair(lab, ledger, budget, spec.retries)
-        try:
-            _Driver(lab, agenda, repair, Inline(lab.where) if start is None else start(lab)).drive()
-        except BaseException as error:
-            chronicle.broke_off(error)
-            raise
-        finally:
-            _keep_spent(spec, ledger, budget)
+        with closing(Inline(lab.where) if start is None else start(lab)) as executor:
+            reap(lab)
+            chronicle, budget = Chronicle(spec, lab, ledger), _budget(spec, ledger)
+            belonging = Belonging(chronicle.tags, chronicle.key)
+            agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, lock=lock, belonging=belonging)
+            repair = Repair(lab, ledger, budget, spec.retries)
+            try:
+                _Driver(lab, agenda, repair, executor).drive()
+            except BaseException as error:
+                chronicle.broke_off(error)
+                raise
+            finally:
+                _keep_spent(spec, ledger, budget)
         return chronicle.finish(agenda.ended)
 
 
@@ -104,7 +107,6 @@ class _Driver:
             self._leave(error)
             raise
         finally:
-            self.executor.close()
             self.lineage.close()
 
     def _heed_stop(self) -> None:

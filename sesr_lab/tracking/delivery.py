@@ -179,7 +179,7 @@ class Delivery:
                 if not self._send(run, lane, pause):
                     break
         with self._gate:
-            if run.put_away():
+            if self._runs.get(run.key) is run and run.put_away():  # the other thread may just have done it
                 self._runs.pop(run.key, None)
                 run.release()
         self._tell()

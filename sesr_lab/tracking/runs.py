@@ -6,12 +6,12 @@ Everything names its experiment and run: MLflow's notion of an active run is nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sesr_lab.errors import RunHeldError, StoreError
+from sesr_lab.errors import RunHeldError, StoreAwayError, StoreError
 from sesr_lab.tracking.answers import reporting
 from sesr_lab.tracking.delivery import Delivery
 from sesr_lab.tracking.experiments import VIEW, experiment_id, put_right
@@ -224,6 +224,15 @@ class Tracker(Archive):
         """The id of the experiment called `name`, made if there is none."""
         with self.reporting(f"use the experiment {name}"):
             return experiment_id(self.client, self.uri, name)
+
+    def check_experiment(self, name: str) -> None:
+        """Makes the experiment, if there is none; a store that does not answer now is asked when it does.
+
+        Raises:
+            StoreError: it was deleted, or may not be made.
+        """
+        with suppress(StoreAwayError):
+            self.experiment(name)
 
     def page(self, experiment_id: str) -> str:
         """Where in the UI the experiment's runs are, to be put behind the server's address."""

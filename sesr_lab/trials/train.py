@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import Literal
 
 from sesr_lab.errors import StoreError
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.tracking.runs import END_PATIENCE_S
 from sesr_lab.trials import checkpoint
-from sesr_lab.trials.lab import Lab, Task, load_data, patiently
+from sesr_lab.trials.lab import Lab, Task, load_data
 from sesr_lab.trials.lifecycle import carry_out, reap, resumable_run, with_places
 from sesr_lab.trials.outcome import Outcome
 from sesr_lab.trials.parent import Parents
@@ -29,7 +28,7 @@ def train(config: TrialConfig, lab: Lab, *, fresh: bool = False) -> Outcome:
         SesrError: the data, the parent or a store is unfit.
         Interrupted: the user asked to stop; the same command goes on from there.
     """
-    patiently(lab, partial(lab.tracker.experiment, EXPERIMENT))  # a deleted one is said before anything is trained
+    lab.tracker.check_experiment(EXPERIMENT)  # a deleted one is said before anything is trained
     reap(lab)
     data = load_data(lab, config)
     task = Task(
