@@ -13,6 +13,7 @@ from sesr_lab.trials.outcome import Outcome, best_of
 from sesr_lab.trials.outcome import pareto as pareto_of
 
 if TYPE_CHECKING:
+    from sesr_lab.sweep.confirmation import Confirmed
     from sesr_lab.sweep.records import Standing
 
 _TELLING = ("running", "pruned", "fail", "known before")
@@ -49,6 +50,26 @@ def show_outcomes(
         if timed and by_macs != list(pareto):
             console().print(Text(f"by MACs it would be: {', '.join(by_macs)}"))
     show_next(next_lines)
+
+
+def show_confirmed(found: Sequence[Confirmed]) -> None:
+    """A study's best networks, trained again: means over the seeds, and which of them cannot be told apart."""
+    timed = any(each.latency_ms is not None for each in found)
+    rows = [
+        [
+            each.network,
+            giga(each.macs_720p),
+            *([] if not timed else ["" if each.latency_ms is None else f"{each.latency_ms:.2f}"]),
+            f"{each.mean:.2f}",
+            f"{each.spread:.2f}",
+            str(len(each.psnrs)),
+            ", ".join(each.ties),
+        ]
+        for each in found
+    ]
+    columns = ["network", "GMAC", *(["ms"] if timed else []), "mean PSNR", "spread", "seeds", "ties with"]
+    title = "trained again: means over the seeds"
+    console().print(Sheet(title, columns, rows, styles={0: "bold green"}, expendable=["ties with", "seeds"]))
 
 
 def show_standing(found: Sequence[Standing], *, whole: bool) -> None:

@@ -113,10 +113,14 @@ def _show_sweep(result: Sweep, *, as_json: bool) -> None:
     if as_json:
         document = asdict(result)
         document["trials"] = document.pop("outcomes")
+        for each, found in zip(document["confirmed"], result.confirmed, strict=True):
+            each |= {"mean": found.mean, "spread": found.spread}
         print_json(document | {"best": asdict(result.best) if result.best else None})
         return
-    from sesr_lab.cli.outcomes import show_outcomes
+    from sesr_lab.cli.outcomes import show_confirmed, show_outcomes
 
+    if result.confirmed:
+        show_confirmed(result.confirmed)
     next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
     if result.best is not None:
         next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")

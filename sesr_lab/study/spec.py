@@ -35,6 +35,32 @@ Objective = Literal["pareto", "psnr"]
 Sampler = Literal["tpe", "random"]
 
 
+Pruner = Literal["median", "successive-halving"]
+
+
+class Pruning(Frozen):
+    """When a study gives a network up before its steps are over."""
+
+    rung: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """The part of its steps after which a network is compared with the others at the same step."""
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.04
+    """Decibels by which a network of equal or lower cost must be better; twice what two seeds differ by."""
+    pruner: Pruner = "median"
+    """Optuna's, in studies of one objective."""
+    presets: bool = False
+    """Whether the published networks' runs are given up too."""
+
+
+class Confirm(Frozen):
+    """A second, longer look at a study's best networks."""
+
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+    """So many of the Pareto set, or of the best, at most."""
+    seeds: Annotated[int, Field(ge=2, le=100)] = 3
+    steps: Annotated[int, Field(ge=1)]
+    """Of each training."""
+
+
 class StudySpec(Frozen):
     """One study, as its TOML file describes it."""
 
@@ -68,6 +94,10 @@ class StudySpec(Frozen):
     """So many networks in a row that gain nothing end the study."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """The study ends when a larger part of its networks than this has failed."""
+    pruning: Pruning | None = None
+    """Without it, every network is trained to its end."""
+    confirm: Confirm | None = None
+    """What is trained again, with several seeds, once the search is over."""
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Networks that are trained at once, on Ray; without it one, in the driver's process."""
     cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -132,6 +162,7 @@ class StudySpec(Frozen):
         if self.target == MACS and (self.max_ms is not None or self.input != INPUT):
             key = "input" if self.max_ms is None else "max_ms"
             raise ValueError(f"{key}: MACs take no time; name a target: {', '.join(TARGETS[1:])}")
+        self._check_pruning()
         for key in self.space:
             if key not in SEARCHABLE:
                 raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")
@@ -150,6 +181,16 @@ class StudySpec(Frozen):
         if not self.space and not self.enqueue and self.candidates is None:
             raise ValueError("space: missing; give [space], enqueue or candidates")
         return self
+
+    def _check_pruning(self) -> None:
+        if self.pruning is None:
+            return
+        if "max_seconds" in self.train or "max_seconds" in self.space:
+            raise ValueError("pruning: networks are compared at the same step; give steps or epochs, not max_seconds")
+        idle = {"margin"} if self.objective == "psnr" else {"pruner"}
+        for key in sorted(idle & self.pruning.model_fields_set):
+            other = "pareto" if self.objective == "psnr" else "psnr"
+            raise ValueError(f'pruning.{key}: is for objective = "{other}"; leave it out')
 
     @cached_property
     def points(self) -> list[dict[str, Choice]] | None:
@@ -203,6 +244,7 @@ class StudySpec(Frozen):
         fixed = {key: value for key, value in first.identity.items() if key not in self._searched}
         kept = ("objective", "max_macs", "target", "input", "max_ms", "sampler", "seed", "candidates")
         search = {key: getattr(self, key) for key in kept}
+        search["pruning"] = None if self.pruning is None else self.pruning.model_dump()
         named = {f"space.{key}": axis for key, axis in space.items()} | {f"train.{k}": v for k, v in fixed.items()}
         return {**search, **named}
 

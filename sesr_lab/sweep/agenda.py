@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sesr_lab.errors import ConfigError, SesrError, StoreError
-from sesr_lab.study.spec import StudySpec
+from sesr_lab.study.spec import Pruning, StudySpec
 from sesr_lab.sweep.budget import Budget
 from sesr_lab.sweep.flight import Start
 from sesr_lab.sweep.ledger import Ledger
-from sesr_lab.sweep.records import Entry, outcomes_of, trained_of
+from sesr_lab.sweep.pruning import Rung, beaten_by, pruner_of
+from sesr_lab.sweep.records import RUNG, Entry, outcomes_of, trained_of
 from sesr_lab.sweep.search import Point, Search
+from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import checkpoint
 from sesr_lab.trials.lab import Lab, Task, untrained
 from sesr_lab.trials.lifecycle import record_untrained
@@ -87,6 +89,35 @@ class Agenda:
         self.ledger.settle(number, outcome)
         self.ended = ""
         checkpoint.remove(outcome.key or outcome.run_id)
+
+    def hopeless(self, start: Start, at: Evaluation) -> str:
+        """Why a network is not worth the rest of its training; empty while it is."""
+        pruning, number = self.spec.pruning, start.number
+        if pruning is None or number is None or (start.task.config.preset and not pruning.presets):
+            return ""
+        if self.spec.objective == "psnr":
+            return self._pruned_by_optuna(pruning, start, number, at)
+        return "" if at.fraction < pruning.rung else self._compared(pruning, start, number, at)
+
+    def _compared(self, pruning: Pruning, start: Start, number: int, at: Evaluation) -> str:
+        """Why a network is given up at its rung, by what stands in the ledger or is found now."""
+        rungs = {each.number: Rung(**each.attributes[RUNG]) for each in self.ledger.entries if RUNG in each.attributes}
+        if number not in rungs:
+            own = Rung(start.task.label, at.step, at.score.psnr, untrained(start.task, "pruned", "").cost)
+            better = beaten_by(own, rungs.values(), pruning.margin)
+            if better is not None:
+                reason = f"{own.psnr:.2f} dB at step {own.step}; {better.label}, no dearer, had {better.psnr:.2f}"
+                own = replace(own, given_up=reason)
+            rungs[number] = own
+            self.ledger.note(number, RUNG, asdict(own))
+        return rungs[number].given_up
+
+    def _pruned_by_optuna(self, pruning: Pruning, start: Start, number: int, at: Evaluation) -> str:
+        steps = max(at.step, round(at.step / max(at.fraction, 1e-9)))
+        self.ledger.report(number, at.step, at.score.psnr)
+        if at.fraction >= 1 or not self.ledger.is_hopeless(number, pruner_of(pruning, steps)):
+            return ""
+        return f"{at.score.psnr:.2f} dB at step {at.step}: given up by Optuna's pruner {pruning.pruner}"
 
     def give_up(self, start: Start, error: SesrError) -> None:
         """Ends a trial that cannot be trained, unless the user can make what it lacks."""

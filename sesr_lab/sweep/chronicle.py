@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep.confirmation import Confirmed
 from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
 from sesr_lab.tracking.secrets import shown
@@ -36,6 +38,8 @@ class Sweep:
     """The same with MACs as the cost."""
     ended: str
     """Why nothing more was begun."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """What was trained again with several seeds, the best mean first; where the study asks for that."""
 
     @property
     def best(self) -> Outcome | None:
@@ -99,6 +103,14 @@ class Chronicle:
             pareto_by_macs=tuple(outcome.label for outcome in pareto(outcomes, by_macs=True)),
             ended=ended,
         )
+
+    def confirm(self, found: tuple[Confirmed, ...]) -> None:
+        """Writes what a second look has found into the study's run: its champion is the network of the best mean."""
+        with self.lab.tracker.adding_to(self.key) as log:
+            if found:
+                log.set_tags({"sesr.champion": found[0].model or found[0].network})
+            rows = [asdict(each) | {"mean": each.mean, "spread": each.spread} for each in found]
+            log.log_file(json.dumps(rows, indent=2).encode(), "confirmed.json")
 
     def _publish_best(self) -> None:
         for outcome in pareto(outcomes_of(self.ledger.entries)):  # the best is one of them

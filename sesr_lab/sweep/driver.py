@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from sesr_lab.errors import ConfigError, SesrError, StoreError
@@ -20,6 +20,7 @@ from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.agenda import Agenda, Belonging
 from sesr_lab.sweep.budget import Budget, Limits, Spent
 from sesr_lab.sweep.chronicle import Chronicle, Sweep
+from sesr_lab.sweep.confirmation import confirmation, confirmed
 from sesr_lab.sweep.executor import Broken, Executor, Inline
 from sesr_lab.sweep.flight import Flight, Start
 from sesr_lab.sweep.ledger import Ledger, stored
@@ -28,6 +29,7 @@ from sesr_lab.sweep.records import KEY
 from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned
 from sesr_lab.sweep.search import Search
 from sesr_lab.sweep.storage import Patience
+from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted, Lab, load_data
 from sesr_lab.trials.lifecycle import reap
@@ -59,6 +61,19 @@ def sweep(
         StoreError: a store cannot be reached, or another process drives this study.
         Interrupted: the user asked to stop; nothing is lost.
     """
+    result, chronicle = _run(spec, lab, storage, start)
+    if spec.confirm is None or result.best is None:
+        return result
+    again = confirmation(spec, spec.confirm, chronicle.ledger.entries)
+    lab.view.note(f"study {spec.name}: training its best {len(again.enqueue) // spec.confirm.seeds} networks again")
+    second, its_chronicle = _run(again, lab, storage, start)
+    found = confirmed(its_chronicle.ledger.entries, second.outcomes)
+    chronicle.confirm(found)
+    return replace(result, confirmed=found)
+
+
+def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executor] | None) -> tuple[Sweep, Chronicle]:
+    """One study to its end; where it stands then, and what has written it down."""
     # What can be wrong is looked at before pictures are prepared, and before anything is stored.
     search = Search(spec, _candidates(spec, storage))
     lab.tracker.check_experiment(spec.name)
@@ -79,7 +94,7 @@ def sweep(
                 raise
             finally:
                 _keep_spent(spec, ledger, budget)
-        return chronicle.finish(agenda.ended)
+        return chronicle.finish(agenda.ended), chronicle
 
 
 class _Driver:
@@ -167,7 +182,10 @@ class _Driver:
             self.lineage.given_up(flight.start.makes)
             del self.flights[flight.job.key]
             return
-        if isinstance(event, trial.Finished):
+        if isinstance(event, Evaluation) and (reason := self.agenda.hopeless(flight.start, event)):
+            self.executor.cancel(flight.job.key)
+            outcome = flight.recorder.pruned(reason, event)
+        if isinstance(event, trial.Finished) or outcome is not None:
             del self.flights[flight.job.key]
             if outcome is not None:
                 self._land(flight, outcome)

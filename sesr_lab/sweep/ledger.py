@@ -130,6 +130,15 @@ class Ledger:
         """Keeps an attribute of a trial."""
         self._write(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
 
+    def report(self, number: int, step: int, psnr: float) -> None:
+        """Keeps a score on the way, which Optuna's pruners look at."""
+        self._write(partial(self._storage.set_trial_intermediate_value, self._ids[number], step, psnr))
+
+    def is_hopeless(self, number: int, pruner: optuna.pruners.BasePruner) -> bool:
+        """Whether the pruner would give the running trial up."""
+        asked = self._surely(lambda: self._storage.get_trial(self._ids[number]))
+        return self._surely(lambda: pruner.prune(self._study, asked))
+
     def settle(self, number: int, outcome: Outcome) -> None:
         """Stores how a trial ended and tells Optuna; what was stored or told before stays."""
         if self.entries[number].outcome is None:

@@ -19,7 +19,7 @@ State = Literal["waiting", "running", "complete", "pruned", "fail"]
 IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trials", "sesr:sampler"
 """Attributes of a stored study."""
 FINGERPRINT, KEY, OUTCOME, TWIN, REASON = "fingerprint", "key", "outcome", "dedup_of", "reason"
-ERRORS, LOSSES = "errors", "lost"
+ERRORS, LOSSES, RUNG = "errors", "lost", "rung"
 EXTRAS, NAMED, RUN_ID = "settings", "enqueued", "run_id"
 """Attributes of a stored trial: settings beside those that are searched, what was asked for by name, and its run's id,
 as version 0.1.0 kept it."""
@@ -134,14 +134,14 @@ def check_identity(spec: StudySpec, known: object) -> None:
         )
 
 
-BEFORE_TARGETS = {"target": MACS, "input": INPUT, "max_ms": None}
+BEFORE = {"target": MACS, "input": INPUT, "max_ms": None, "pruning": None}
 """What a study was that says nothing of these."""
 
 
 def _renewed(spec: StudySpec, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The identity that version 0.1.0 stored (the study's keys as they stood in its file), as it is stored now."""
     if is_current(known):
-        return {**BEFORE_TARGETS, **known}
+        return {**BEFORE, **known}
     keys = {key: value for key, value in known.items() if key in type(spec).model_fields and value is not None}
     try:
         return type(spec).model_validate({**keys, "trials": spec.trials}).identity

@@ -161,7 +161,8 @@ def reporting(uri: str, doing: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError, Answer) as error:
         answer = answer_to(error)
         kind = StoreAwayError if isinstance(answer, Away) else StoreError
-        raise kind(f"{shown(uri)}: cannot {doing}: {answer}; {advice(uri, error)}") from error
+        help_ = "" if isinstance(error, Answer) else f"; {advice(uri, error)}"  # an answer of ours says what to do
+        raise kind(f"{shown(uri)}: cannot {doing}: {answer}{help_}") from error
 
 
 def advice(uri: str, error: Exception) -> str:  # noqa: PLR0911 (one for each advice)

@@ -216,11 +216,13 @@ class Journals:
 
     def pending(self) -> list[str]:
         """The runs that are not put away, the oldest first."""
-        try:
-            found = [entry for entry in os.scandir(self.folder) if entry.is_dir() and _is_key(entry.name)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [entry.name for entry in sorted(found, key=lambda entry: entry.stat().st_mtime)]
+        found = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.scandir(self.folder):
+                with suppress(FileNotFoundError):  # it is put away just now
+                    if _is_key(entry.name) and entry.is_dir():
+                        found.append((entry.stat().st_mtime_ns, entry.name))
+        return [key for _, key in sorted(found)]
 
     def summary(self, key: str) -> dict[str, Any]:
         """What stays of a run that was delivered; nothing for one that is unknown here."""
@@ -230,7 +232,7 @@ class Journals:
         """All that was put away, the newest first."""
         with suppress(FileNotFoundError, NotADirectoryError):
             entries = [entry for entry in os.scandir(self.folder / DELIVERED) if entry.name.endswith(".json")]
-            for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime):
+            for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns):
                 yield entry.name.removesuffix(".json"), _json_in(Path(entry.path))
 
     def put_away(self, key: str, summary: Mapping[str, Any]) -> bool:

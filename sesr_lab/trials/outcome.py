@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
-Result = Literal["finished", "diverged", "out of memory", "failed", "over budget"]
+Result = Literal["finished", "diverged", "out of memory", "failed", "over budget", "pruned"]
 
 VERSION = 2
 """Of what a study's database keeps of an outcome; 1 had no version, and no `key`."""

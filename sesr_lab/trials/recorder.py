@@ -15,6 +15,7 @@ from sesr_lab.registry.lookup import Named
 from sesr_lab.registry.publish import KEPT, ClaimLostError, keep, prepare
 from sesr_lab.registry.version import ModelFacts
 from sesr_lab.scores.comparison import draw_strip
+from sesr_lab.scores.metrics import Score
 from sesr_lab.tracking.runlog import RunLog
 from sesr_lab.tracking.secrets import hide
 from sesr_lab.training.trainer import Checkpoint, Evaluation, Restart
@@ -45,6 +46,7 @@ class Recorder:
         self.lab, self.task, self.data, self.parent, self.log = lab, task, data, parent, log
         self.may_publish = may_publish
         self.started: trial.Started | None = None
+        self._scored: list[Score] = []
 
     def feed(self, event: trial.Event) -> Outcome | None:
         """Writes the event down; the outcome, once the trial is over.
@@ -68,6 +70,22 @@ class Recorder:
         """Ends the run whose worker is gone; it goes on from its checkpoint, elsewhere maybe."""
         self.log.end("KILLED", "lost")
 
+    def pruned(self, reason: str, at: Evaluation) -> Outcome:
+        """Ends the run of a network that its study gives up; how it stood."""
+        best = max(self._scored, key=lambda score: score.psnr)
+        self.log.set_tags({"sesr.reason": reason})
+        self.log.end("KILLED", "pruned")
+        return replace(
+            untrained(self.task, "pruned", reason, key=self.log.key),
+            steps=at.step,
+            seconds=at.seconds,
+            psnr=best.psnr,
+            ssim=best.ssim,
+            final_psnr=at.score.psnr,
+            bicubic_psnr=self.started.bicubic.psnr if self.started else None,
+            parent=None if self.parent is None else self.parent.name,
+        )
+
     def failed(self, error: BaseException) -> Outcome:
         """Ends the run that has raised `error`, the traceback of a bug among its artifacts; how it ended.
 
@@ -89,6 +107,7 @@ class Recorder:
             self.log.set_tags({"sesr.device": event.device, "sesr.engine": event.engine, **self.task.target_tags})
         elif isinstance(event, Evaluation):
             self.log.log_metrics(_scores(event), step=event.step)
+            self._scored.append(event.score)
         elif isinstance(event, trial.Strip):
             scale = self.task.config.scale
             picture = draw_strip(event.bicubic, event.network, event.original, scale=scale)
