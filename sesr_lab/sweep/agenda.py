@@ -46,6 +46,8 @@ class Agenda:
         self.budget, self.lock, self.belonging = budget, lock, belonging
         self.ended = ""
         """Why nothing more is begun, once that is so."""
+        self._rungs: dict[int, Rung] = {}
+        """Of the networks that have been compared with others."""
 
     def left(self) -> list[Start]:
         """The trials that a killed or stopped driver left, to be gone on with."""
@@ -101,6 +103,9 @@ class Agenda:
 
     def _compared(self, pruning: Pruning, start: Start, number: int, at: Evaluation) -> str:
         """Why a network is given up at its rung, by what stands in the ledger or is found now."""
+        if number in self._rungs:
+            return self._rungs[number].given_up
+        self.ledger.refresh()
         rungs = {each.number: Rung(**each.attributes[RUNG]) for each in self.ledger.entries if RUNG in each.attributes}
         if number not in rungs:
             own = Rung(start.task.label, at.step, at.score.psnr, untrained(start.task, "pruned", "").cost)
@@ -110,6 +115,7 @@ class Agenda:
                 own = replace(own, given_up=reason)
             rungs[number] = own
             self.ledger.note(number, RUNG, asdict(own))
+        self._rungs[number] = rungs[number]
         return rungs[number].given_up
 
     def _pruned_by_optuna(self, pruning: Pruning, start: Start, number: int, at: Evaluation) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sesr_lab.study.spec import StudySpec
-from sesr_lab.sweep.confirmation import Confirmed
+from sesr_lab.sweep.confirmation import Confirmed, confirmed, middle
 from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
 from sesr_lab.tracking.secrets import shown
@@ -104,13 +104,22 @@ class Chronicle:
             ended=ended,
         )
 
-    def confirm(self, found: tuple[Confirmed, ...]) -> None:
-        """Writes what a second look has found into the study's run: its champion is the network of the best mean."""
+    def confirm(self, networks: Sequence[Sequence[Outcome]]) -> tuple[Confirmed, ...]:
+        """What a second look has found, given all seeds of each network, written into the study's run.
+
+        The champion is the network of the best mean; the seed nearest to a network's mean is registered.
+        """
+        stands = [middle(seeds) for seeds in networks]
+        for outcome in stands:
+            publish_outcome(self.lab, outcome)
+        self.lab.tracker.flush()
+        found = confirmed(networks, {outcome.label: with_places(self.lab, outcome).model for outcome in stands})
         with self.lab.tracker.adding_to(self.key) as log:
             if found:
                 log.set_tags({"sesr.champion": found[0].model or found[0].network})
             rows = [asdict(each) | {"mean": each.mean, "spread": each.spread} for each in found]
             log.log_file(json.dumps(rows, indent=2).encode(), "confirmed.json")
+        return found
 
     def _publish_best(self) -> None:
         for outcome in pareto(outcomes_of(self.ledger.entries)):  # the best is one of them

@@ -65,21 +65,29 @@ def confirmation(spec: StudySpec, confirm: Confirm, entries: Sequence[Entry]) ->
     return StudySpec(**kept | changes)
 
 
-def confirmed(entries: Iterable[Entry], outcomes: Iterable[Outcome]) -> tuple[Confirmed, ...]:
-    """What the trials of such a study say, the best mean first.
-
-    Args:
-        entries: its trials.
-        outcomes: how they ended, with the names of their registered versions.
-    """
-    by_label = {outcome.label: outcome for outcome in outcomes}
+def seeds_of(entries: Iterable[Entry]) -> list[list[Outcome]]:
+    """How the trainings of each network ended that came to their end."""
     groups: dict[str, list[Outcome]] = {}
     for entry in entries:
-        if entry.outcome is None or entry.outcome.result != "finished" or entry.twin is not None:
-            continue
-        settings = {key: value for key, value in entry.settings.items() if key != "seed"}
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(by_label[entry.outcome.label])
-    found = [_confirmed(group) for group in groups.values()]
+        if entry.outcome is not None and entry.outcome.result == "finished" and entry.twin is None:
+            settings = {key: value for key, value in entry.settings.items() if key != "seed"}
+            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(entry.outcome)
+    return list(groups.values())
+
+
+def middle(seeds: Sequence[Outcome]) -> Outcome:
+    """The training whose score is nearest to the mean: it stands for the network."""
+    mean = fmean(outcome.psnr or 0.0 for outcome in seeds)
+    return min(seeds, key=lambda outcome: abs((outcome.psnr or 0.0) - mean))
+
+
+def confirmed(networks: Iterable[Sequence[Outcome]], models: Mapping[str, str | None]) -> tuple[Confirmed, ...]:
+    """What the trainings of each network say, the best mean first.
+
+    Args:
+        models: the registered versions, by the labels of their trials.
+    """
+    found = [_confirmed(seeds, models.get(middle(seeds).label)) for seeds in networks]
     ranked = sorted(found, key=lambda each: (-each.mean, each.macs_720p))
     return tuple(_with_ties(each, ranked) for each in ranked)
 
@@ -96,11 +104,10 @@ def _chosen(spec: StudySpec, confirm: Confirm, entries: Sequence[Entry]) -> list
     return [ended[outcome.label].settings for outcome in ranked]
 
 
-def _confirmed(group: Sequence[Outcome]) -> Confirmed:
-    psnrs = tuple(outcome.psnr or 0.0 for outcome in group)
-    middle = min(group, key=lambda outcome: abs((outcome.psnr or 0.0) - fmean(psnrs)))
-    network = group[0].label.partition("-")[2]
-    return Confirmed(network, group[0].macs_720p, psnrs, group[0].latency_ms, model=middle.model)
+def _confirmed(seeds: Sequence[Outcome], model: str | None) -> Confirmed:
+    first = seeds[0]
+    psnrs = tuple(outcome.psnr or 0.0 for outcome in seeds)
+    return Confirmed(first.label.partition("-")[2], first.macs_720p, psnrs, first.latency_ms, model=model)
 
 
 def _with_ties(own: Confirmed, every: Sequence[Confirmed]) -> Confirmed:

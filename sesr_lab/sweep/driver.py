@@ -20,7 +20,7 @@ from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.agenda import Agenda, Belonging
 from sesr_lab.sweep.budget import Budget, Limits, Spent
 from sesr_lab.sweep.chronicle import Chronicle, Sweep
-from sesr_lab.sweep.confirmation import confirmation, confirmed
+from sesr_lab.sweep.confirmation import confirmation, seeds_of
 from sesr_lab.sweep.executor import Broken, Executor, Inline
 from sesr_lab.sweep.flight import Flight, Start
 from sesr_lab.sweep.ledger import Ledger, stored
@@ -66,10 +66,8 @@ def sweep(
         return result
     again = confirmation(spec, spec.confirm, chronicle.ledger.entries)
     lab.view.note(f"study {spec.name}: training its best {len(again.enqueue) // spec.confirm.seeds} networks again")
-    second, its_chronicle = _run(again, lab, storage, start)
-    found = confirmed(its_chronicle.ledger.entries, second.outcomes)
-    chronicle.confirm(found)
-    return replace(result, confirmed=found)
+    networks = seeds_of(_run(again, lab, storage, start)[1].ledger.entries)
+    return replace(result, confirmed=chronicle.confirm(networks))
 
 
 def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executor] | None) -> tuple[Sweep, Chronicle]:
