@@ -23,8 +23,9 @@ EVALUATIONS = 10
 class Scripted:
     """Runs `slots` trainings side by side, an event of each in turn."""
 
-    def __init__(self, curve: Curve, slots: int = 1) -> None:
-        self.curve, self.slots = curve, slots
+    def __init__(self, curve: Curve, slots: int = 1, *, keeps: bool = False) -> None:
+        """`keeps`: a checkpoint follows every score."""
+        self.curve, self.slots, self.keeps = curve, slots, keeps
         self.trained: list[TrialConfig] = []
         self.steps = 0
         self._running: dict[str, Iterator[trial.Event]] = {}
@@ -61,7 +62,7 @@ class Scripted:
         config, steps = job.config, job.config.steps or 100
         begun = 0 if job.state is None else int(job.state["step"])
         yield trial.Started(trial.trial_costs(config), Score(28.0, 0.8), steps, 10, "cpu", "simple")
-        best = None
+        best = self._evaluation(config, begun, begun / steps) if begun else None  # as a state keeps it
         for index in range(1, EVALUATIONS + 1):
             step = steps * index // EVALUATIONS
             if step <= begun:
@@ -75,6 +76,8 @@ class Scripted:
             at = self._evaluation(config, step, index / EVALUATIONS)
             best = at if best is None or at.score.psnr > best.score.psnr else best
             yield at
+            if self.keeps:
+                yield Checkpoint(step, {"step": torch.tensor(step)})
         yield trial.Finished("finished", "", steps, 1.0, best, best)
 
     def _evaluation(self, config: TrialConfig, step: int, fraction: float) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from sesr_lab import faults
 from sesr_lab.errors import ConfigError, SesrError, StoreError
 from sesr_lab.study.spec import Pruning, StudySpec
 from sesr_lab.sweep.budget import Budget
@@ -51,6 +52,7 @@ class Agenda:
 
     def left(self) -> list[Start]:
         """The trials that a killed or stopped driver left, to be gone on with."""
+        self._sweep_up()
         running = [entry for entry in self.ledger.entries if entry.state == "running" and entry.ours]
         return [start for entry in running if (start := self._taken_up(entry)) is not None]
 
@@ -91,6 +93,7 @@ class Agenda:
         self.ledger.settle(number, outcome)
         self.ended = ""
         checkpoint.remove(outcome.key or outcome.run_id)
+        faults.point("checkpoint removed")
 
     def hopeless(self, start: Start, at: Evaluation) -> str:
         """Why a network is not worth the rest of its training; empty while it is."""
@@ -131,6 +134,12 @@ class Agenda:
             raise error
         outcome = untrained(start.task, "failed", str(error), key=start.key)
         self.settle(start.number, record_untrained(self.lab, start.task, outcome))
+
+    def _sweep_up(self) -> None:
+        """Removes the checkpoints of trials that are over: a driver may have died before it did."""
+        over = {entry.key for entry in self.ledger.entries if entry.state not in ("running", "waiting")}
+        for key in over.intersection(checkpoint.kept()):
+            checkpoint.remove(key)
 
     def _taken_up(self, entry: Entry) -> Start | None:
         """The training with which a trial goes on; None where it needs none."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from sesr_lab import faults
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.confirmation import Confirmed, confirmed, middle
 from sesr_lab.sweep.ledger import Ledger
@@ -78,7 +79,9 @@ class Chronicle:
     def finish(self, ended: str) -> Sweep:
         """The study's end, in its database, in the registry and in its run."""
         self._publish_best()
+        faults.point("best handed over")
         self.ledger.set_attribute(FINISHED, True)
+        faults.point("study finished")
         result = self.result(ended)
         if result.best is not None and result.best.psnr is not None:
             trained = len(result.outcomes)  # as the step: an extended study adds a point, it does not repeat one

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 
+from sesr_lab import faults
 from sesr_lab.errors import ConfigError, SesrError, StoreError
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.space import Choice
@@ -29,7 +30,7 @@ from sesr_lab.sweep.records import KEY
 from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned
 from sesr_lab.sweep.search import Search
 from sesr_lab.sweep.storage import Patience
-from sesr_lab.training.trainer import Evaluation
+from sesr_lab.training.trainer import Checkpoint, Evaluation
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted, Lab, load_data
 from sesr_lab.trials.lifecycle import reap
@@ -161,6 +162,7 @@ class _Driver:
             return
         may_publish = self.agenda.lock.current if start.makes is None else partial(self.lineage.holds, start.makes)
         flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
+        faults.point("run opened")
         self.flights[flight.job.key] = flight
         flight.worker = self.executor.submit(flight.job)
         self.lab.view.begin(start.task.label, flight.worker)
@@ -180,6 +182,7 @@ class _Driver:
             self.lineage.given_up(flight.start.makes)
             del self.flights[flight.job.key]
             return
+        faults.point("checkpoint kept" if isinstance(event, Checkpoint) else "score heard")
         if isinstance(event, Evaluation) and (reason := self.agenda.hopeless(flight.start, event)):
             self.executor.cancel(flight.job.key)
             outcome = flight.recorder.pruned(reason, event)

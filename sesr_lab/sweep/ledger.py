@@ -14,6 +14,7 @@ from uuid import uuid4
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sesr_lab import faults
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
@@ -109,6 +110,7 @@ class Ledger:
                 self._storage.create_new_trial(self._study._study_id, template_trial=template)
 
         self._surely(create)
+        faults.point("trial begun")
         self.refresh()
         return next(entry for entry in self.entries if entry.key == key)
 
@@ -143,8 +145,10 @@ class Ledger:
         """Stores how a trial ended and tells Optuna; what was stored or told before stays."""
         if self.entries[number].outcome is None:
             self.note(number, OUTCOME, record_of(outcome))
+        faults.point("outcome stored")
         values = values_of(self.spec, outcome)
         self._tell(number, TrialState.PRUNED if values is None else TrialState.COMPLETE, values)
+        faults.point("trial told")
 
     def repeat(self, number: int, twin: Entry) -> None:
         """Ends a trial of a network that is known already: it is told the same."""

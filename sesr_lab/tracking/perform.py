@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
+from sesr_lab import faults
 from sesr_lab.tracking.answers import Refused, answer_to
 from sesr_lab.tracking.experiments import experiment_id
 from sesr_lab.tracking.journal import Record
@@ -53,6 +54,7 @@ class Carrier:
             parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
             tags = {**begin["tags"], KEY: run.key, **parent}
             made = self.client.create_run(number, begin["time_ms"], tags, begin["name"])
+            faults.point("run created")
             return Place(made.info.run_id, number)
 
     def find(self, key: str, number: str | None = None) -> Run | None:
@@ -91,6 +93,7 @@ class Carrier:
                 [RunTag(key, value) for key, value in tags.items()],
                 synchronous=True,
             )
+        faults.point("numbers sent")
 
     def single(self, run: Outgoing, record: Record) -> None:
         """One record of any other kind."""
@@ -159,6 +162,7 @@ class Carrier:
             local = Path(temporary) / path.name
             local.write_bytes(blob)
             self.client.log_artifact(place.run_id, str(local), folder)
+        faults.point("file sent")
 
     def _publish(self, run: Outgoing, record: Record) -> None:
         content = record.content

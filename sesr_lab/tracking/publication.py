@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sesr_lab import faults
 from sesr_lab.tracking.outgoing import Place
 from sesr_lab.tracking.store import is_http
 
@@ -67,8 +68,10 @@ def publish(
     version = _version_of_run(client, place.run_id, name, checksum)
     if version is None:
         model_id = _logged_model(client, place, content, files)
+        faults.point("model logged")
         _register(client, name)
         version = _create_version(client, uri, place.run_id, model_id, content)
+        faults.point("version made")
     model_id = str(version.source).removeprefix("models:/")
     where = f"models:/{name}/{version.version}"
     client.update_model_version(name, str(version.version), content["description"].replace("{uri}", where))

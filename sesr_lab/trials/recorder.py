@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import torch
 from safetensors.torch import save
 
+from sesr_lab import faults
 from sesr_lab.data.dataset import Data
 from sesr_lab.errors import SesrError
 from sesr_lab.registry.lookup import Named
@@ -132,9 +133,11 @@ class Recorder:
             return None
         if end.status == "finished" and end.best is not None:
             self._keep(end)
+        faults.point("network kept")
         if end.reason:
             self.log.set_tags({"sesr.reason": end.reason})
         self.log.end("FINISHED" if end.status == "finished" else "FAILED", end.status)
+        faults.point("run ended")
         return self._outcome(end)
 
     def _keep(self, end: trial.Finished) -> None:
