@@ -54,7 +54,11 @@ def hard_patches(
     scale = found[0].architecture.scale
     networks = [of_named(named) for named in found]
     patches = hardest(_samples(found[0]) if samples is None else samples, scale)
-    names = [item.name for item in chosen]
+    return patch_sheet(patches, [item.name for item in chosen], networks)
+
+
+def patch_sheet(patches: Sequence[Patch], names: Sequence[str], networks: Sequence[Network]) -> NDArray[np.uint8]:
+    """The patches by bicubic, by networks of one scale, and as they are, a row for each patch: (h, w, 3)."""
     return contact_sheet([_row(patch, names, networks) for patch in patches])
 
 

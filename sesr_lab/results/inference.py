@@ -39,6 +39,8 @@ class Network:
     """1 for luma, 3 for RGB."""
     run: Callable[[Planes], Planes]
     version: Version | None = None
+    architecture: str = ""
+    """What it is, as in `m5-f16-p256-collapsed`; empty where it is not known."""
 
 
 def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker], prefix: str = "sesr") -> Network:
@@ -52,7 +54,7 @@ def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker
     """
     if model == BICUBIC:
         return _bicubic(scale or 2)
-    if model.endswith(".onnx"):
+    if model.lower().endswith(".onnx"):
         found = onnx_network(model)
     else:
         named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
@@ -75,7 +77,8 @@ def onnx_network(file: str) -> Network:
         scale, radius, colours = (int(facts[f"{PREFIX}{key}"]) for key in ("scale", "radius", "colours"))
     except (KeyError, ValueError):
         raise ModelError(f"{file}: not exported by sesr-lab (its metadata does not say so); give such a file") from None
-    return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0])
+    name = facts.get(f"{PREFIX}name", "")
+    return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0], architecture=name)
 
 
 def _bicubic(scale: int) -> Network:
@@ -88,7 +91,8 @@ def _bicubic(scale: int) -> Network:
 def of_named(named: Named) -> Network:
     """A registered network, or one of a weights file, collapsed."""
     collapsing = from_weights(named.weights)
-    return Network(named.name, collapsing.scale, radius_of(collapsing), 1, runner(collapsing), named.version)
+    run, name = runner(collapsing), named.architecture.name
+    return Network(named.name, collapsing.scale, radius_of(collapsing), 1, run, named.version, name)
 
 
 def radius_of(collapsing: SESR) -> int:
