@@ -71,7 +71,7 @@ def evaluate(
             progress=progress,
         )
     if as_json:
-        print_json({"scale": scale, "logged": log, "models": [result.document() for result in results]})
+        print_json({"scale": scale, "models": [result.document() for result in results]})
         return
     rows = score_rows(results)
     if paper:
