@@ -122,7 +122,7 @@ def runner(collapsing: SESR) -> Callable[[Planes], Planes]:
         skip = features = convolve(_side_by_side(x - 0.5), head, padding=2)
         for weight, slope in zip(body, slopes, strict=True):
             features = F.prelu(convolve(features, weight, padding=1), slope)
-        subpixels = convolve(features + skip, tail, padding=2) + (x if offset is None else offset)
+        subpixels = convolve(features.add_(skip), tail, padding=2).add_(x if offset is None else offset)
         made: Planes = F.pixel_shuffle(subpixels, collapsing.scale)[0].contiguous().float().numpy()
         return made
 
