@@ -45,6 +45,7 @@ for command in (
     networks.models,
     networks.promote,
     studies.status,
+    studies.report,
     machine.ui,
     machine.sync,
     machine.doctor,

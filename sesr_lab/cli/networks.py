@@ -29,20 +29,36 @@ from sesr_lab.errors import ConfigError
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, or a file.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, a weights file, or an .onnx file."),
+    ],
     benchmark: Annotated[list[Path], typer.Option("--benchmark", help="A folder of HR pictures; may be repeated.")],
     scale: Scale = 2,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Add the paper's own scores, where they are known.")] = False,
+    log: Annotated[
+        bool, typer.Option("--log", help="Keep scores and worst pictures with the runs that trained the networks.")
+    ] = False,
     tracking_uri: Store = None,
     device: Device = "auto",
     model_name: ModelName = "SESR",
     as_json: Json = False,
 ) -> None:
     """Score networks on benchmark folders, as the papers do."""
+    if as_json and (markdown or paper):
+        raise ConfigError(
+            f"evaluate: {'--markdown' if markdown else '--paper'}: --json has another form; leave one out"
+        )
     with doing("loading PyTorch"):
         from sesr_lab.cli.progress import loading
+        from sesr_lab.results.score_table import check_paper, lr_of, markdown_of, paper_rows, score_rows
         from sesr_lab.results.scoring import score_models
+        from sesr_lab.scores.evaluate import benchmark as opened_set
         from sesr_lab.trials.trial import place
 
+    if paper:
+        check_paper([opened_set(folder, scale).name for folder in benchmark], scale)
     with loading() as progress:
         results = score_models(
             models,
@@ -51,14 +67,21 @@ def evaluate(
             device=place(device).device,
             open_tracker=lambda: opened(tracking_uri),
             prefix=model_prefix(model_name),
+            log=log,
             progress=progress,
         )
     if as_json:
         print_json({"scale": scale, "models": [result.document() for result in results]})
         return
+    rows = score_rows(results)
+    if paper:
+        rows += paper_rows([item.set for item in results[0].sets], scale)
+    if markdown:
+        print(markdown_of(results, rows, scale))
+        return
     from sesr_lab.cli.tables import show_scores
 
-    show_scores(results, scale=scale)
+    show_scores(results, rows, scale=scale, lr=lr_of(results))
 
 
 def cost(

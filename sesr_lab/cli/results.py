@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,7 @@ def upscale(
         raise ConfigError(f"upscale: scale: found {scale}; 2 or 4 is allowed")
     if 0 < tile < _LEAST_TILE:
         raise ConfigError(f"upscale: --tile: found {tile}; allowed are 0 and {_LEAST_TILE} or more")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other and for colour do not spin
     with doing("loading PyTorch"):
         from sesr_lab.cli.progress import loading
         from sesr_lab.data.refusal import shown

@@ -1,18 +1,22 @@
-"""`sesr-lab sweep` and `status`: studies run, and where they stand."""
+"""`sesr-lab sweep`, `status` and `report`: studies run, where they stand, and what they came to."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sesr_lab.cli.options import Device, Engine, Json, ModelName, Storage, Store, storage_url
 from sesr_lab.cli.output import print_json, show_facts
+from sesr_lab.cli.stores import opened
 from sesr_lab.cli.terminal import doing
-from sesr_lab.errors import SesrError
+from sesr_lab.errors import SesrError, StoreError
 
 if TYPE_CHECKING:
+    from sesr_lab.results.ranking import Ranked
+    from sesr_lab.results.report import Report, Study
     from sesr_lab.sweep.driver import Sweep
 
 
@@ -107,6 +111,70 @@ def status(
     from sesr_lab.cli.outcomes import show_standing
 
     show_standing(found, whole=study is not None)
+
+
+def report(
+    study: Annotated[str, typer.Argument(help="A stored study's name, or the path to its .toml file.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The folder to write to (STUDY-report).")] = None,
+    storage: Storage = None,
+    tracking_uri: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a study came to: one page with plots, pictures and every trial; PNG and CSV beside it."""
+    with doing("reading the study database"):
+        from sesr_lab.data.refusal import shown
+        from sesr_lab.results.report import make_report, write_report
+        from sesr_lab.sweep.importance import stored_study
+
+        name, description = _described(study)
+        found = replace(stored_study(name, storage_url(storage)), description=description)
+    tracker, why = None, ""
+    if any(trial.outcome.model for trial in found.trials):
+        try:
+            tracker = opened(tracking_uri)
+        except StoreError as error:  # the numbers are in the study database
+            why = f"No pictures: {error}"
+    with doing("drawing"):
+        made = make_report(found, tracker=tracker)
+    paths = write_report(made, out or Path(f"{name}-report"))
+    note = why or made.note
+    if as_json:
+        print_json(_report_document(found, made, paths, note))
+        return
+    front = [item for item in made.placed if item.on_front]
+    best = f"the best of them {front[-1].name} with {front[-1].psnr:.2f} dB"
+    print(f"{shown(paths[-1])}: {len(found.trials)} trials, {len(front)} in the Pareto set, {best}")
+    if note:
+        print(note)
+
+
+def _described(study: str) -> tuple[str, str]:
+    """The name and description of a study that the user names, by its file where there is one."""
+    from sesr_lab.study.spec import built_in, load_study
+
+    if not study.endswith(".toml") and study not in built_in():
+        return study, ""
+    spec = load_study(study)
+    return spec.name, spec.description
+
+
+def _report_document(study: Study, report: Report, paths: list[Path], note: str) -> dict[str, object]:
+    return {
+        "study": study.name,
+        "finished": study.finished,
+        "trials": len(study.trials),
+        "files": [str(path) for path in paths],
+        "pareto": [_network(item) for item in report.placed if item.on_front],
+        "tied": [_network(item) for item in report.placed if item.is_tied],
+        "importances": study.importances,
+        "note": note or None,
+    }
+
+
+def _network(item: Ranked) -> dict[str, object]:
+    outcome = item.trial.outcome
+    keys = ("label", "network", "psnr", "ssim", "params", "macs_720p", "latency_ms", "model", "run_id")
+    return {"preset": item.preset, **{key: getattr(outcome, key) for key in keys}}
 
 
 def _show_sweep(result: Sweep, *, as_json: bool) -> None:

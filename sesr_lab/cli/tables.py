@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sesr_lab.cli.doctor import Finding
     from sesr_lab.network.cost import Costs
     from sesr_lab.results.onnx_file import Loss
+    from sesr_lab.results.score_table import ScoreRow
     from sesr_lab.scores.evaluate import ModelScore
 
 _NUMBER = re.compile(r"([-+0-9.,/ ]*[KMGT]?|[0-9.,]+ (s|dB))")
@@ -85,20 +86,14 @@ def show_next(lines: Sequence[str]) -> None:
         shown.print(Text(f"  {line}"), soft_wrap=True)
 
 
-def show_scores(results: Sequence[ModelScore], *, scale: int) -> None:
+def show_scores(results: Sequence[ModelScore], rows: Sequence[ScoreRow], *, scale: int, lr: str) -> None:
     """Scores of networks on benchmark sets, and of each picture where there is one network."""
     columns = ["model", "weights", "GMAC to 720p", *(f"{item.set}\nPSNR / SSIM" for item in results[0].sets)]
-    rows = [
-        [
-            result.model,
-            "" if result.params is None else f"{result.params:,}",
-            giga(result.macs_720p),
-            *(f"{item.psnr:.2f} / {item.ssim:.4f}" for item in result.sets),
-        ]
-        for result in results
+    cells = [
+        [row.model, "" if row.params is None else f"{row.params:,}", giga(row.macs_720p), *row.scores] for row in rows
     ]
-    title = f"x{scale}, luma, border of {scale} pixels shaved"
-    console().print(Sheet(title, columns, rows, expendable=("weights", "GMAC to 720p")))
+    title = f"x{scale}, luma, border of {scale} pixels shaved; LR: {lr}"
+    console().print(Sheet(title, columns, cells, expendable=("weights", "GMAC to 720p")))
     for item in results[0].sets if len(results) == 1 else ():
         pictures = [[picture.name, f"{picture.psnr:.2f}", f"{picture.ssim:.4f}"] for picture in item.pictures]
         console().print(Sheet(item.set, ["picture", "PSNR", "SSIM"], pictures))

@@ -1,1 +1,1 @@
-"""What comes out of trained networks: scores."""
+"""What comes out of trained networks: scores, pictures, files for other machines, and reports."""

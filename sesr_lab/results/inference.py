@@ -39,6 +39,8 @@ class Network:
     """1 for luma, 3 for RGB."""
     run: Callable[[Planes], Planes]
     version: Version | None = None
+    architecture: str = ""
+    """What it is, as in `m5-f16-p256-collapsed`; empty where it is not known."""
 
 
 def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker], prefix: str = "sesr") -> Network:
@@ -52,7 +54,7 @@ def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker
     """
     if model == BICUBIC:
         return _bicubic(scale or 2)
-    if model.endswith(".onnx"):
+    if model.lower().endswith(".onnx"):
         found = onnx_network(model)
     else:
         named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
@@ -75,7 +77,8 @@ def onnx_network(file: str) -> Network:
         scale, radius, colours = (int(facts[f"{PREFIX}{key}"]) for key in ("scale", "radius", "colours"))
     except (KeyError, ValueError):
         raise ModelError(f"{file}: not exported by sesr-lab (its metadata does not say so); give such a file") from None
-    return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0])
+    name = facts.get(f"{PREFIX}name", "")
+    return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0], architecture=name)
 
 
 def _bicubic(scale: int) -> Network:
@@ -88,7 +91,8 @@ def _bicubic(scale: int) -> Network:
 def of_named(named: Named) -> Network:
     """A registered network, or one of a weights file, collapsed."""
     collapsing = from_weights(named.weights)
-    return Network(named.name, collapsing.scale, radius_of(collapsing), 1, runner(collapsing), named.version)
+    run, name = runner(collapsing), named.architecture.name
+    return Network(named.name, collapsing.scale, radius_of(collapsing), 1, run, named.version, name)
 
 
 def radius_of(collapsing: SESR) -> int:
@@ -102,23 +106,24 @@ def runner(collapsing: SESR) -> Callable[[Planes], Planes]:
 
     PyTorch takes another convolution for small inputs than for large ones, and its sums differ in the last bit.
     Here oneDNN's is taken for all; it adds in one order where the channels are whole blocks. Where there is no
-    oneDNN, sums are float64, whose last bits the result, which is float32, does not show.
+    oneDNN, sums are float64, whose last bits the result, which is float32, does not show. A pixel's channels lie side
+    by side, as oneDNN takes them without putting them in order first.
     """
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
     convolve = _onednn if has_onednn else _plain
     dtype = torch.float32 if has_onednn else torch.float64
     weights = _in_blocks(collapsing.collapse())
-    head, body, slopes, tail = (tensor.to(dtype) for tensor in weights[:4])
-    offset = weights.offset
+    head, *body, tail = (_side_by_side(w.to(dtype)) for w in (weights.head, *weights.body, weights.tail))
+    slopes, offset = weights.slopes.to(dtype), weights.offset
 
     @torch.inference_mode()
     def run(planes: Planes) -> Planes:
         x = torch.from_numpy(np.ascontiguousarray(planes)).to(dtype)[None]
-        skip = features = convolve(x - 0.5, head, padding=2)
+        skip = features = convolve(_side_by_side(x - 0.5), head, padding=2)
         for weight, slope in zip(body, slopes, strict=True):
             features = F.prelu(convolve(features, weight, padding=1), slope)
-        subpixels = convolve(features + skip, tail, padding=2) + (x if offset is None else offset)
-        made: Planes = F.pixel_shuffle(subpixels, collapsing.scale)[0].float().numpy()
+        subpixels = convolve(features.add_(skip), tail, padding=2).add_(x if offset is None else offset)
+        made: Planes = F.pixel_shuffle(subpixels, collapsing.scale)[0].contiguous().float().numpy()
         return made
 
     return run
@@ -136,10 +141,13 @@ def _in_blocks(weights: Collapsed) -> Collapsed:
     )
 
 
+def _side_by_side(x: Tensor) -> Tensor:
+    """The same values (n, c, h, w), a place's channels next to each other in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _onednn(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
-    convolved: Tensor = torch.ops.aten.mkldnn_convolution(
-        x.contiguous(), weight, None, [padding, padding], [1, 1], [1, 1], 1
-    )
+    convolved: Tensor = torch.ops.aten.mkldnn_convolution(x, weight, None, [padding, padding], [1, 1], [1, 1], 1)
     return convolved
 
 

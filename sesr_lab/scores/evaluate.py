@@ -37,9 +37,18 @@ Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Luma (h, w) in [0, 1] to luma (scale·h, scale·w), not clipped."""
 Forward = Callable[[SESR, Tensor], Tensor]
 """A network and luma (1, 1, h, w) to (1, 1, scale·h, scale·w): `collapsed_forward`, or what does the same faster."""
-Scored = Upscaler | Literal["bicubic"]
-"""What can be scored: a network, or bicubic upscaling of the RGB picture."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfPicture:
+    """What upscales whole pictures, colour included: 8-bit (h, w[, 3]) to 8-bit RGB (scale·h, scale·w, 3)."""
+
+    upscale: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+Scored = Upscaler | OfPicture | Literal["bicubic"]
+"""What can be scored: a network, one of RGB, or bicubic upscaling of the RGB picture."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,8 @@ def score_sample(sample: Sample, scored: Scored, *, scale: int) -> PictureScore:
     """PSNR and SSIM of one picture upscaled `scale` times; inf dB from PERFECT_DB on."""
     if scored == "bicubic":
         levels = bicubic_levels(sample, scale)
+    elif isinstance(scored, OfPicture):
+        levels = luma(scored.upscale(sample.lr))
     else:
         levels = to_levels(scored((luma(sample.lr) / 255).astype(np.float32)))
     truth, levels = shave(luma(sample.hr), scale), shave(levels, scale)
