@@ -22,50 +22,54 @@ SMALL = {"batch_size": 3, "patch": 18}
 SETTINGS = recipe("fast", 2, **SMALL)  # type: ignore[arg-type]
 
 
-class SlowLane:
-    """A queue whose work is done only once somebody waits for it: what is not waited for is not there."""
+class Queue:
+    """Work that is done in its order, as late as can be."""
 
     def __init__(self) -> None:
-        self.queued: list[Callable[[], None]] = []
-        self.inside = False
-        self.waits_for_reading: list[int] = []
-        self.marks = 0
+        self.work: list[Callable[[], None]] = []
+        self.done = 0
+
+    def until(self, count: int) -> None:
+        while self.done < count:
+            self.done += 1
+            self.work[self.done - 1]()
+
+
+class LateLane:
+    """A lane beside the queue that trains; both are worked off only once the host waits, or the other one does."""
+
+    def __init__(self) -> None:
+        self.training, self.sending = Queue(), Queue()
+        self.queue = self.training
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        self.inside = True
+        self.queue = self.sending
         yield
-        self.inside = False
+        self.queue = self.training
 
-    def mark(self) -> tuple[int, int]:
-        self.marks += 1
-        return (self.marks, len(self.queued) if self.inside else 0)
+    def mark(self) -> tuple[Queue, int]:
+        return self.queue, len(self.queue.work)
 
-    def wait(self, mark: tuple[int, int]) -> None:
-        if self.inside:
-            self.waits_for_reading.append(mark[0])
-        else:
-            self._do(mark[1])
+    def wait(self, mark: tuple[Queue, int]) -> None:
+        queue, count = mark
+        self.queue.work.append(lambda: queue.until(count))
 
-    def wait_here(self, mark: tuple[int, int]) -> None:
-        self._do(mark[1])
-
-    def _do(self, count: int) -> None:
-        for work in self.queued[:count]:
-            work()
-        self.queued[:count] = [lambda: None] * min(count, len(self.queued))
+    def wait_here(self, mark: tuple[Queue, int]) -> None:
+        queue, count = mark
+        queue.until(count)
 
 
 class Ring(torch.Tensor):
     """A tensor whose parts are written when their lane comes to it."""
 
-    lane: SlowLane
+    lane: LateLane
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.copy_ and cls.lane.inside:
+        if func is torch.Tensor.copy_:
             to, source = (each.as_subclass(torch.Tensor) for each in args)
-            cls.lane.queued.append(lambda: to.copy_(source))
+            cls.lane.queue.work.append(lambda: to.copy_(source))
             return args[0]
         return super().__torch_function__(func, types, args, kwargs or {})
 
@@ -97,20 +101,25 @@ def test_a_step_with_sent_patches_can_be_captured() -> None:
 
 
 def test_nothing_is_read_before_it_came_nor_overwritten_before_it_was_read() -> None:
-    pool, lane = smooth_pool(2, limit=lambda: 0), SlowLane()
+    pool, lane, read = smooth_pool(2, limit=lambda: 0), LateLane(), []
     feed = Feed(pool, SETTINGS, torch.device("cpu"), lane)
     Ring.lane = lane
     feed.ring = feed.ring.as_subclass(Ring)
-    for plan in (pool.plan(0, 0, 4 * HALF + 1, batch_size=3, patch=18), pool.plan(1, 0, 2, batch_size=3, patch=18)):
+
+    def reading(step: int, expected: torch.Tensor) -> Callable[[], None]:
+        sent = feed.ring.as_subclass(torch.Tensor)
+        return lambda: read.append(torch.equal(sent[step % (2 * HALF)], expected))
+
+    for plan in (pool.plan(0, 0, 6 * HALF + 1, batch_size=3, patch=18), pool.plan(1, 0, 2, batch_size=3, patch=18)):
         feed.begin(plan)
         for part in range(-(-len(plan) // HALF)):
             feed.enter(part)
             for step in range(part * HALF, min((part + 1) * HALF, len(plan))):
-                sent = feed.ring.as_subclass(torch.Tensor)[step % (2 * HALF)]
-                assert torch.equal(sent, pool.numbers(plan[step], 18))
+                lane.training.work.append(reading(step, pool.numbers(plan[step], 18)))
             feed.leave(part)
-    assert lane.waits_for_reading == sorted(lane.waits_for_reading)  # each copy for the reading before it
-    assert len(lane.waits_for_reading) == 6
+    assert lane.training.done < len(lane.training.work)  # the host runs ahead
+    lane.training.until(len(lane.training.work))
+    assert read == [True] * (6 * HALF + 3)
 
 
 def test_no_replay_needs_both_halves() -> None:
