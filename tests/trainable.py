@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sesr_lab.data.patches import Pair, PatchPool
 from sesr_lab.network.model import SESR
 
 
-def smooth_pool(scale: int, *, device: str = "cpu", limit: Callable[[], float] | None = None) -> PatchPool:
+def smooth_pool(scale: int, *, device: str = "cpu", limit: float | None = None) -> PatchPool:
     """Three soft random pictures, with LR pixels that are means of HR pixels."""
     generator = torch.Generator().manual_seed(0)
     pairs = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -62,7 +63,7 @@ def seen(training: Gallery, pictures: Gallery, progress: Progress | None = None)
     """The pictures that are also in the training set, most similar first for each; remembered where there is room.
 
     Args:
-        progress: called with the training pictures that were looked through.
+        progress: called for each training picture twice: once it is read, and once it is compared.
     """
     if training.memory is None:
         return list(_found(training, pictures, progress))
@@ -84,21 +85,35 @@ def _key(pictures: Gallery) -> str:
 
 def _found(training: Gallery, pictures: Gallery, progress: Progress | None) -> Iterator[Leak]:
     own = Squares(pictures.thumbnails)
+    for at, candidates in enumerate(_candidates(training, pictures, own, progress)):
+        compared = (_compared(training, pictures, own, at, candidate) for candidate in candidates)
+        yield from sorted((leak for leak in compared if leak is not None), key=lambda leak: -leak.similarity)
+
+
+def _candidates(
+    training: Gallery, pictures: Gallery, own: Squares, progress: Progress | None
+) -> list[list[_Candidate]]:
+    """For each picture the training pictures that are worth a closer look."""
     best: list[list[_Candidate]] = [[] for _ in pictures.names]
+    ticks = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(ticks), 2 * len(training.names), "comparing pictures")
+
     for first in range(0, len(training.names), _CHUNK):
-        chunk = training.thumbnails[first : first + _CHUNK]
+        chunk = []
+        for index in range(first, min(first + _CHUNK, len(training.names))):
+            chunk.append(training.thumbnails[index])
+            tick()
         theirs = Squares(chunk)
         of_theirs = torch.stack([theirs.starts(_scene(each)) for each in pictures.thumbnails])
         for offset, each in enumerate(chunk):
             within_training = own.starts(_scene(each))  # (pictures, sizes, 5)
             for at, kept in enumerate(best):
-                candidate = _better(first + offset, within_training[at], of_theirs[at, offset])
-                _keep(kept, candidate)
-            if progress is not None:
-                progress(first + offset + 1, len(training.names), "comparing pictures")
-    for at, candidates in enumerate(best):
-        compared = (_compared(training, pictures, own, at, candidate) for candidate in candidates)
-        yield from sorted((leak for leak in compared if leak is not None), key=lambda leak: -leak.similarity)
+                _keep(kept, _better(first + offset, within_training[at], of_theirs[at, offset]))
+            tick()
+    return best
 
 
 def _better(index: int, within_training: Tensor, within_picture: Tensor) -> _Candidate:

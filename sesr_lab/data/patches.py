@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,15 +34,13 @@ class PatchPool:
     stands for (the network's own layout, before depth-to-space). One gather then fetches a whole batch.
     """
 
-    def __init__(
-        self, pairs: Sequence[Pair], *, scale: int, device: torch.device, limit: Callable[[], float] | None = None
-    ) -> None:
+    def __init__(self, pairs: Sequence[Pair], *, scale: int, device: torch.device, limit: float | None = None) -> None:
         """The pictures on the device, or in the host's memory where they take more than its room.
 
         Args:
             limit: bytes that they may take on the device; a part of what is free there unless told otherwise.
         """
-        self.scale = scale
+        self.scale, self.device = scale, device
         self.images = len(pairs)
         sizes = torch.tensor([pair.lr.shape for pair in pairs])  # (images, 2): h, w
         self.heights, self.widths = sizes[:, 0], sizes[:, 1]
@@ -51,7 +49,7 @@ class PatchPool:
         rows = torch.empty(int(counts.sum()), 1 + scale**2, dtype=torch.int16)
         for start, count, pair in zip(self.starts.tolist(), counts.tolist(), pairs, strict=True):
             rows[start : start + count] = _rows(pair, scale)
-        room = limit() if limit is not None else _room(device)
+        room = _room(device) if limit is None else limit
         self.resident = rows.nbytes <= room
         """Whether the pictures lie on the device."""
         self.rows = rows

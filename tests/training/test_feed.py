@@ -76,7 +76,7 @@ class Ring(torch.Tensor):
 
 @pytest.mark.parametrize("count", [1, HALF, HALF + 1, 3 * HALF, 5 * HALF + 3, SLOTS + HALF + 5])
 def test_steps_from_the_host_are_those_from_the_device(count: int) -> None:
-    near, far = smooth_pool(2), smooth_pool(2, limit=lambda: 0)
+    near, far = smooth_pool(2), smooth_pool(2, limit=0)
     assert (near.resident, far.resident) == (True, False)
     kind: dict[str, Any] = {"m": 0, "f": 2, "p": 2}
     plan, rates = near.plan(0, 0, count, batch_size=3, patch=18), [1e-4 + 1e-6 * step for step in range(count)]
@@ -87,7 +87,7 @@ def test_steps_from_the_host_are_those_from_the_device(count: int) -> None:
 
 
 def test_steps_from_the_host_are_those_of_the_simple_engine() -> None:
-    pool = smooth_pool(2, limit=lambda: 0)
+    pool = smooth_pool(2, limit=0)
     plan, rates = pool.plan(0, 0, 50, batch_size=3, patch=18), [1e-4] * 50
     found = recorded(pool, SETTINGS).run(plan, rates)
     # float32, summed in another order
@@ -95,13 +95,13 @@ def test_steps_from_the_host_are_those_of_the_simple_engine() -> None:
 
 
 def test_a_step_with_sent_patches_can_be_captured() -> None:
-    pool = smooth_pool(2, limit=lambda: 0)
+    pool = smooth_pool(2, limit=0)
     engine = GraphEngine(network(), pool, SETTINGS, graphs=RecordedGraphs(), loss=float32_loss)
     check_capturable(engine, lambda: engine.steps(1))
 
 
 def test_nothing_is_read_before_it_came_nor_overwritten_before_it_was_read() -> None:
-    pool, lane, read = smooth_pool(2, limit=lambda: 0), LateLane(), []
+    pool, lane, read = smooth_pool(2, limit=0), LateLane(), []
     feed = Feed(pool, SETTINGS, torch.device("cpu"), lane)
     Ring.lane = lane
     feed.ring = feed.ring.as_subclass(Ring)
@@ -128,16 +128,16 @@ def test_no_replay_needs_both_halves() -> None:
 
 
 def test_pictures_beyond_the_limit_stay_with_the_host() -> None:
-    pool = smooth_pool(2, limit=lambda: 10)
+    pool = smooth_pool(2, limit=10)
     assert not pool.resident
     assert pool.rows.device.type == "cpu"
-    assert smooth_pool(2, limit=lambda: pool.rows.nbytes).resident
+    assert smooth_pool(2, limit=pool.rows.nbytes).resident
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_trains_from_the_hosts_memory_as_from_its_own() -> None:
-    near, far = (smooth_pool(2, device="cuda", limit=limit) for limit in (None, lambda: 0))
+    near, far = (smooth_pool(2, device="cuda", limit=limit) for limit in (None, 0))
     settings = recipe("fast", 2, batch_size=4, patch=18)
     plan, rates = near.plan(0, 0, 700, batch_size=4, patch=18), [1e-4] * 700
     losses = [GraphEngine(network().cuda(), pool, settings).run(plan, rates) for pool in (near, far)]
