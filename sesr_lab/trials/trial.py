@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -117,9 +118,10 @@ def run(
     Raises:
         DataError: the data cannot be loaded, or its pictures are smaller than a patch.
     """
-    for event in run_in_turns(config, where, parent=parent, resume=resume, stop=stop):
-        if not isinstance(event, Launched):
-            yield event
+    with closing(run_in_turns(config, where, parent=parent, resume=resume, stop=stop)) as events:
+        for event in events:
+            if not isinstance(event, Launched):
+                yield event
 
 
 def run_in_turns(

@@ -130,3 +130,29 @@ def test_a_removed_trial_is_closed_and_never_heard_of_again() -> None:
     turns.remove("x")
     assert told[-1] == "a closed"
     assert [turns.advance() for _ in range(2)] == [("b", Progress(0, 0.0, 0.0, 0.0, 0.0, 0.0))] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_trials_in_turns_on_a_gpu_score_as_each_does_alone(tmp_path: Path) -> None:
+    where = trial.place("cuda")
+    wanted = configs(tmp_path / "pictures")
+    alone = [list(trial.run(config, where))[-1] for config in wanted]
+    turns = Turns(where.device)
+    for index, config in enumerate(wanted):
+        turns.add(str(index), trial.run_in_turns(config, where))
+    ends: dict[str, trial.Finished] = {}
+    while (advanced := turns.advance()) is not None:
+        key, event = advanced
+        assert not isinstance(event, Exception)
+        if isinstance(event, trial.Finished):
+            ends[key] = event
+            turns.remove(key)
+    for index, expected in enumerate(alone):
+        found = ends[str(index)]
+        assert isinstance(expected, trial.Finished)
+        assert found.step == expected.step
+        assert found.best is not None
+        assert expected.best is not None
+        # Sums are taken in any order there, and a few steps let that grow.
+        assert found.best.score.psnr == pytest.approx(expected.best.score.psnr, abs=0.1)
