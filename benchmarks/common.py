@@ -29,22 +29,26 @@ def network(preset: str, *, scale: int = 2, seed: int = 0, block: str = "collaps
 
 def pairs_of(folder: Path, scale: int) -> list[Pair]:
     """Each picture's luma in [0, 1], and that of its MATLAB bicubic reduction."""
-    return [_pair(modcrop(read_picture(path), scale), scale) for path in list_pictures(folder)]
+    return [pair_of(modcrop(read_picture(path), scale), scale) for path in list_pictures(folder)]
+
+
+def pair_of(picture: np.ndarray, scale: int) -> Pair:
+    lr, hr = luma(downscale(picture, scale)), luma(picture)
+    return Pair((lr / 255).astype(np.float32), (hr / 255).astype(np.float32))
 
 
 def random_pairs(count: int, side: int, scale: int) -> list[Pair]:
     """Pictures of noise: as good as any for timing."""
     rng = np.random.default_rng(0)
     pictures = (rng.integers(0, 256, (side * scale, side * scale, 3), dtype=np.uint8) for _ in range(count))
-    return [_pair(picture, scale) for picture in pictures]
+    return [pair_of(picture, scale) for picture in pictures]
 
 
-class FolderScore:
-    """Mean PSNR of weights on a folder, scored as the papers do; SSIM is left out."""
+class PairScore:
+    """Mean PSNR of weights on pictures, scored as the papers do; SSIM is left out."""
 
-    def __init__(self, folder: Path, scale: int) -> None:
-        self.scale = scale
-        self.pairs = pairs_of(folder, scale)
+    def __init__(self, pairs: Sequence[Pair], scale: int) -> None:
+        self.pairs, self.scale = pairs, scale
 
     def __call__(self, weights: dict[str, Tensor]) -> Score:
         trained = from_weights(weights)
@@ -81,11 +85,6 @@ def machine() -> str:
     """The processor or GPU, threads and torch, in one line."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _pair(picture: np.ndarray, scale: int) -> Pair:
-    lr, hr = luma(downscale(picture, scale)), luma(picture)
-    return Pair((lr / 255).astype(np.float32), (hr / 255).astype(np.float32))
 
 
 def _processor() -> str:

@@ -69,6 +69,7 @@ def main() -> None:
         for preset in (["m3"] if options.quick else PRESETS)
     ]
     found["trials"] = [_trials(count, pools[2], options) for count in ((1, 2) if options.quick else (1, 2, 4, 8))]
+    found["host"] = _host(options)
     found["paper"] = _paper(pools[2], options)
     found["tests"] = _tests(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -78,9 +79,9 @@ def main() -> None:
     print(text)
 
 
-def _pool(options: argparse.Namespace, scale: int) -> PatchPool:
+def _pool(options: argparse.Namespace, scale: int, limit: float | None = None) -> PatchPool:
     pairs = pairs_of(options.pictures, scale) if options.pictures else random_pairs(8, 160, scale)
-    return PatchPool(pairs, scale=scale, device=options.device)
+    return PatchPool(pairs, scale=scale, device=options.device, limit=limit)
 
 
 def _steps(preset: str, pool: PatchPool, scale: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _steps(preset: str, pool: PatchPool, scale: int, options: argparse.Namespace
 
 
 def _milliseconds(name: str, preset: str, scale: int, pool: PatchPool, settings: Recipe, *, seconds: float) -> float:
-    engine = ENGINES[name](network(preset, scale=scale).to(pool.rows.device), pool, settings)
+    engine = ENGINES[name](network(preset, scale=scale).to(pool.device), pool, settings)
     count = 8
     _run(engine, pool, settings, 3 * count)  # compiling, choosing, capturing
     taken, end = [], time.perf_counter() + seconds
@@ -132,6 +133,13 @@ def _trials(count: int, pool: PatchPool, options: argparse.Namespace) -> dict[st
             each.cpu()
         rounds += 1
     return {"trials": count, "steps_per_second": rounds * chunk * count / (time.perf_counter() - started)}
+
+
+def _host(options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds a step of m5 by both recipes with pictures that stay in the host's memory."""
+    pool, seconds = _pool(options, 2, limit=0), 0.1 if options.quick else 3.0
+    both = {name: _settings(name, 2, quick=options.quick) for name in ("paper", "fast")}
+    return {name: _milliseconds("graph", "m5", 2, pool, each, seconds=seconds) for name, each in both.items()}
 
 
 def _paper(pool: PatchPool, options: argparse.Namespace) -> dict[str, Any]:
@@ -194,8 +202,12 @@ def _markdown(found: dict[str, Any]) -> str:
     lines += ["", "Milliseconds a step, paper recipe; launches without compiling.", ""]
     rows = [[str(row["trials"]), _cell(row["steps_per_second"])] for row in found["trials"]]
     lines += [*_table(["m5 trials on one device", "steps a second, all together"], rows), ""]
-    paper = found["paper"]
+    paper, host = found["paper"], found["host"]
     lines += [
+        "With the pictures in the host's memory, m5 x2, graph: "
+        + ", ".join(f"{value:.3g} ms a step ({name})" for name, value in host.items())
+        + ".",
+        "",
         f"Paper recipe, m5 x2: {paper['steps']:,} steps in {paper['seconds']:.1f} s (loss {paper['loss']:.4f}); "
         f"{PAPER_STEPS:,} steps would take {paper['all_steps_minutes']:.1f} minutes.",
         "",

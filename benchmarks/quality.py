@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import FolderScore, machine, network, pairs_of, table
+from common import PairScore, machine, network, pairs_of, table
 
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.scores.metrics import Score
@@ -31,7 +31,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"{machine()}; {options.preset} x{options.scale}, {options.seconds or ''} s, {options.steps or ''} steps")
-    scorer = FolderScore(options.score, options.scale)
+    scorer = PairScore(pairs_of(options.score, options.scale), options.scale)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pool = PatchPool(pairs_of(options.train, options.scale), scale=options.scale, device=device)
     rows, reached = [], {}
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _curve(name: str, seed: int, pool: PatchPool, scorer: FolderScore, options: argparse.Namespace) -> Curve:
+def _curve(name: str, seed: int, pool: PatchPool, scorer: PairScore, options: argparse.Namespace) -> Curve:
     """One run's curve, printed as it goes."""
     scoring = 0.0
 

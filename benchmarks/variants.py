@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from common import PRESETS, FolderScore, machine, pairs_of, table
+from common import PRESETS, PairScore, machine, pairs_of, table
 
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.network.model import SESR
@@ -36,7 +36,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"{machine()}; {options.preset} x{options.scale}, {options.steps} steps, seeds {options.seeds}")
-    scorer = FolderScore(options.score, options.scale)
+    scorer = PairScore(pairs_of(options.score, options.scale), options.scale)
     pool = PatchPool(pairs_of(options.train, options.scale), scale=options.scale, device=torch.device("cpu"))
     size = parse_size(options.input)
     m, f, feature_size = PRESETS[options.preset]
@@ -65,9 +65,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _trained(
-    shape: Architecture, seed: int, pool: PatchPool, scorer: FolderScore, options: argparse.Namespace
-) -> float:
+def _trained(shape: Architecture, seed: int, pool: PatchPool, scorer: PairScore, options: argparse.Namespace) -> float:
     """PSNR in dB after the last step."""
     torch.manual_seed(seed)
     network = SESR(**shape.model_dump())

@@ -11,7 +11,7 @@ from sesr_lab.data.patches import Pair, PatchPool
 from sesr_lab.network.model import SESR
 
 
-def smooth_pool(scale: int, *, device: str = "cpu") -> PatchPool:
+def smooth_pool(scale: int, *, device: str = "cpu", limit: float | None = None) -> PatchPool:
     """Three soft random pictures, with LR pixels that are means of HR pixels."""
     generator = torch.Generator().manual_seed(0)
     pairs = []
@@ -20,7 +20,7 @@ def smooth_pool(scale: int, *, device: str = "cpu") -> PatchPool:
         hr = torch.nn.functional.interpolate(coarse, size=(36 * scale, 40 * scale), mode="bicubic").clamp(0, 1)
         lr = torch.nn.functional.avg_pool2d(hr, scale)
         pairs.append(Pair(lr[0, 0].numpy().astype(np.float32), hr[0, 0].numpy().astype(np.float32)))
-    return PatchPool(pairs, scale=scale, device=torch.device(device))
+    return PatchPool(pairs, scale=scale, device=torch.device(device), limit=limit)
 
 
 def network(m: int = 2, f: int = 16, p: int = 24, scale: int = 2, **kind: Any) -> SESR:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from sesr_lab.data import Progress, sources
 from sesr_lab.data.fingerprint import fingerprint
 from sesr_lab.data.folder import Location, Splits, split_folder
+from sesr_lab.data.gallery import Gallery, of_training, training_name
 from sesr_lab.data.hub import open_repository
 from sesr_lab.data.pair import Sample, sample_planes, train_planes
 from sesr_lab.data.patches import Pair
@@ -52,6 +53,8 @@ class Data:
     train_names: tuple[str, ...]
     train_sizes: tuple[tuple[int, int], ...]
     """LR height and width of each training picture, in pixels."""
+    gallery: Gallery
+    """Thumbnails of the training pictures, made when they are asked for."""
 
     @property
     def description(self) -> str:
@@ -95,6 +98,11 @@ def default_cache() -> Path:
     return expanded(os.environ.get("SESR_LAB_CACHE") or "~/.cache/sesr-lab")
 
 
+def prepared_folder(cache: Path | None = None) -> Path:
+    """Where prepared pictures are kept, each data set's in a folder called after its fingerprint."""
+    return (cache or default_cache()) / f"prepared-{FORMAT}"
+
+
 def open_source(source: str, *, scale: int, cache: Path, progress: Progress | None = None) -> DatasetDict:
     """The source's pictures as splits `train` and `valid` with columns `name`, `hr` and `lr`, not decoded.
 
@@ -130,8 +138,8 @@ def prepare(source: str, splits: DatasetDict, *, scale: int, cache: Path, progre
     lr_origin = _lr_origin(source, splits)
     low = fingerprint(splits, "lr", memory=kept, progress=progress) if lr_origin == "paired" else ""
     key = f"{high[:32]}-x{scale}-{lr_origin}{low[:16]}"
-    arrays = ArrayFolder(cache / f"prepared-{FORMAT}" / key)
-    names = [f"train-{i:05d}" for i in range(len(train))]
+    arrays = ArrayFolder(prepared_folder(cache) / key)
+    names = [training_name(i) for i in range(len(train))]
     pairs = PreparedPairs(arrays, names, lambda i: train_planes(train[i], scale))
     pairs.prepare(progress)
     return Data(
@@ -144,6 +152,7 @@ def prepare(source: str, splits: DatasetDict, *, scale: int, cache: Path, progre
         lr_fingerprint=low,
         train_names=tuple(train["name"]),
         train_sizes=tuple(pairs.sizes()),
+        gallery=of_training(arrays, pairs, train["name"], scale=scale),
     )
 
 

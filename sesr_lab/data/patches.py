@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 LEVELS = 32767
 """Luma in [0, 1] is stored as 16-bit integers: steps of 0.008 of an 8-bit level, half the memory of float32."""
+RESIDENT_PART = 0.7
+"""Part of a GPU's free memory that a training set may take; the rest is for networks, batches and scores."""
 SYMMETRIES = 8
 PLAN_BLOCK = 256
 """Steps whose crops are drawn from one seed, so that any step's crops can be drawn again after a resume."""
@@ -31,8 +34,13 @@ class PatchPool:
     stands for (the network's own layout, before depth-to-space). One gather then fetches a whole batch.
     """
 
-    def __init__(self, pairs: Sequence[Pair], *, scale: int, device: torch.device) -> None:
-        self.scale = scale
+    def __init__(self, pairs: Sequence[Pair], *, scale: int, device: torch.device, limit: float | None = None) -> None:
+        """The pictures on the device, or in the host's memory where they take more than its room.
+
+        Args:
+            limit: bytes that they may take on the device; a part of what is free there unless told otherwise.
+        """
+        self.scale, self.device = scale, device
         self.images = len(pairs)
         sizes = torch.tensor([pair.lr.shape for pair in pairs])  # (images, 2): h, w
         self.heights, self.widths = sizes[:, 0], sizes[:, 1]
@@ -41,7 +49,15 @@ class PatchPool:
         rows = torch.empty(int(counts.sum()), 1 + scale**2, dtype=torch.int16)
         for start, count, pair in zip(self.starts.tolist(), counts.tolist(), pairs, strict=True):
             rows[start : start + count] = _rows(pair, scale)
-        self.rows = _resident(rows, device)
+        room = _room(device) if limit is None else limit
+        self.resident = rows.nbytes <= room
+        """Whether the pictures lie on the device."""
+        self.rows = rows
+        if self.resident:
+            try:
+                self.rows = rows.to(device)
+            except torch.OutOfMemoryError:  # in pieces, what is free may hold no tensor of this size
+                self.resident = False
 
     @property
     def smallest_side(self) -> int:
@@ -67,12 +83,18 @@ class PatchPool:
             where: (N, 4), one step of `plan`, on the pool's device.
             patch: side of the LR patches in pixels.
         """
+        return self.scaled(self.numbers(where, patch), patch)
+
+    def numbers(self, where: Tensor, patch: int) -> Tensor:
+        """A batch as it is kept: (N, 1 + scale², patch²) int16, LR luma first; arguments as of `cut`."""
         start, width, symmetry = where[:, 0, None, None], where[:, 1, None, None], where[:, 2]
-        numbers = 1 + self.scale**2
         table = _gather_table(patch, self.scale, where.device).index_select(0, symmetry)  # (N, 2 + scale², patch²)
-        index = torch.addcmul(table[:, 1:], table[:, :1], width).add_(start * numbers)
-        values = self.rows.view(-1).take(index) * (1 / LEVELS)
-        batch = values.view(-1, numbers, patch, patch)
+        index = torch.addcmul(table[:, 1:], table[:, :1], width).add_(start * (1 + self.scale**2))
+        return self.rows.view(-1).take(index)
+
+    def scaled(self, numbers: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        """What `cut` gives, of what `numbers` gave."""
+        batch = (numbers * (1 / LEVELS)).view(-1, 1 + self.scale**2, patch, patch)
         return batch[:, :1], batch[:, 1:]
 
     def _plan_block(self, seed: int, block: int, batch_size: int, patch: int) -> Tensor:
@@ -95,12 +117,12 @@ def _rows(pair: Pair, scale: int) -> Tensor:
     return (packed * LEVELS).round().to(torch.int16).flatten(1).T.contiguous()
 
 
-def _resident(rows: Tensor, device: torch.device) -> Tensor:
-    """`rows` on the device, or on the CPU where the device has no room for them."""
-    try:
-        return rows.to(device)
-    except torch.OutOfMemoryError:
-        return rows
+def _room(device: torch.device) -> float:
+    """Bytes that a training set may take on a device: what is free, less a part for training itself."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return free * RESIDENT_PART
 
 
 _TABLES: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}

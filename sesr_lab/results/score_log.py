@@ -17,20 +17,19 @@ from sesr_lab.tracking.runs import Tracker
 
 ARTIFACTS = "evaluation"
 """Where scores lie among a run's artifacts."""
-FLUSH_S = 5.0
 
 
 def log_scores(tracker: Tracker, named: Named, score: ModelScore, sets: Sequence[Benchmark]) -> str:
     """Writes the scores of a registered network to its run; the run's id."""
     assert named.version is not None  # only a registered network has a run
-    run = tracker.log_to(named.version.run_id)
-    for scored, samples in zip(score.sets, sets, strict=True):
-        name = _key(scored.set)
-        run.log_constants({f"test/{name}/psnr": round(scored.psnr, 4), f"test/{name}/ssim": round(scored.ssim, 5)})
-        document = ModelScore(score.model, score.params, score.macs_720p, (scored,)).document()
-        run.log_file(json.dumps(document, indent=2).encode(), f"{ARTIFACTS}/{name}.json")
-        run.log_file(_worst(named, scored, samples), f"{ARTIFACTS}/{name}-worst.png")
-    tracker.flush(patience_s=FLUSH_S)
+    with tracker.adding_to(tracker.run(named.version.run_id).key) as run:
+        for scored, samples in zip(score.sets, sets, strict=True):
+            name = _key(scored.set)
+            run.log_constants({f"test/{name}/psnr": round(scored.psnr, 4), f"test/{name}/ssim": round(scored.ssim, 5)})
+            document = ModelScore(score.model, score.params, score.macs_720p, (scored,)).document()
+            run.log_file(json.dumps(document, indent=2).encode(), f"{ARTIFACTS}/{name}.json")
+            run.log_file(_worst(named, scored, samples), f"{ARTIFACTS}/{name}-worst.png")
+    tracker.flush()
     return named.version.run_id
 
 

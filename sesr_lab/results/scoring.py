@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from sesr_lab.network.model import from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.results.inference import Network, network
 from sesr_lab.results.score_log import log_scores
+from sesr_lab.results.seen import Seen
 from sesr_lab.scores.evaluate import Benchmark, ModelScore, OfPicture, Scored, benchmark, network_upscaler, score_set
 from sesr_lab.tracking.runs import Tracker
 
@@ -66,9 +67,10 @@ def score_models(
     found = [_candidate(model, tracker, scale=scale, device=device, prefix=prefix) for model in models]
     if log and not any(each.named is not None and each.named.version is not None for each in found):
         raise ConfigError("evaluate: --log: scores are kept with the run of a registered network; name one as MODEL")
+    seen = Seen(sets, progress)
     results = []
     for each in found:
-        score = _score(each, sets, progress)
+        score = _score(each, sets, seen, progress)
         results.append(score)
         if log and tracker is not None and each.named is not None and each.named.version is not None:
             log_scores(tracker, each.named, score, sets)
@@ -89,10 +91,13 @@ def _candidate(model: str, tracker: Tracker | None, *, scale: int, device: torch
     return _Candidate(model, network_upscaler(from_weights(named.weights), device), counted, named)
 
 
-def _score(candidate: _Candidate, sets: Sequence[Benchmark], progress: Progress | None) -> ModelScore:
+def _score(candidate: _Candidate, sets: Sequence[Benchmark], seen: Seen, progress: Progress | None) -> ModelScore:
     scores = tuple(
-        score_set(item.name, item, candidate.scored, scale=item.scale, lr_origin=item.lr_origin, progress=progress)
-        for item in sets
+        replace(
+            score_set(item.name, item, candidate.scored, scale=item.scale, lr_origin=item.lr_origin, progress=progress),
+            trained_on=seen.by(candidate.model, candidate.named, index),
+        )
+        for index, item in enumerate(sets)
     )
     counted = candidate.costs
     if counted is None:

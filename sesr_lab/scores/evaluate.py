@@ -24,6 +24,7 @@ from torch import Tensor
 from sesr_lab.data import Progress
 from sesr_lab.data.folder import Location, paired_rows
 from sesr_lab.data.image import luma, shave, to_levels, upscale
+from sesr_lab.data.leaks import Leak
 from sesr_lab.data.pair import Row, Sample, whole_sample
 from sesr_lab.data.refusal import expanded
 from sesr_lab.errors import DataError
@@ -72,6 +73,8 @@ class SetScore:
     lr_origin: LrOrigin = "bicubic"
     left_out: tuple[str, ...] = ()
     """Names of the pictures that the means leave out."""
+    trained_on: tuple[Leak, ...] | None = None
+    """What of the set a network has seen in training; None where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ def make_engine(
         name = _fastest(network, pool, recipe)
     if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
         raise ConfigError(f"--engine kernel: {reason}; use auto")
-    if name in ("compiled", "graph") and not _on_cuda(network, pool):
-        raise ConfigError(f"--engine {name}: it needs a CUDA device that holds network and data; use auto")
+    if name in ("compiled", "graph") and not next(network.parameters()).is_cuda:
+        raise ConfigError(f"--engine {name}: it needs a CUDA device; use auto")
     if name == "graph":
         pays = _seconds(network, recipe, steps, max_seconds) >= COMPILING_PAYS_SECONDS
         return GraphEngine(network, pool, recipe, compiles=pays)
@@ -180,21 +180,16 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
     """The engine that `auto` stands for; what is to train in the expanded space does so, at its cost."""
     if network.block == "expanded":
         return "simple"
-    if _on_cuda(network, pool):
-        return "graph"
     if next(network.parameters()).is_cuda:
-        _say("the training set does not fit into the GPU's memory; plain PyTorch trains, from patches cut on the CPU")
-        return "simple"
+        if not pool.resident:
+            _say("the training set does not fit into the GPU's memory; its patches are cut on the CPU and sent ahead")
+        return "graph"
     reason = kernel.why_not(network, pool, recipe)
     if reason is None:
         return "kernel"
     if next(network.parameters()).device.type == "cpu":
         _say(f"training with plain PyTorch, which is slow; the fast kernel cannot be used: {reason}")
     return "simple"
-
-
-def _on_cuda(network: SESR, pool: PatchPool) -> bool:
-    return next(network.parameters()).is_cuda and pool.rows.is_cuda
 
 
 def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> float:

@@ -2,7 +2,8 @@
 
 All that a step reads or writes lies in tensors that stay where they are. Before up to SLOTS steps the host uploads
 their places and rates; a counter on the device says which of them is next. So a step never waits for the host, none
-differs from the one before it, and what is captured once holds for all, after a load too.
+differs from the one before it, and what is captured once holds for all, after a load too. Where the training set does
+not fit into the device's memory, patches are cut by the host and sent ahead (`feed`).
 
 Precision: parameters, Adam, the head, the image and the loss are float32, without TF32; activations and the small
 weights of body and tail are bfloat16.
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.network.model import SESR, Collapsed
+from sesr_lab.training.feed import HALF, Feed
 from sesr_lab.training.flat import FlatState
 from sesr_lab.training.loss import Loss, bfloat16_loss, exact_float32
 from sesr_lab.training.recipe import Recipe
@@ -104,11 +106,13 @@ class GraphEngine:
         self.averaged, self.state, self.load = self.flat.averaged, self.flat.state, self.flat.load
         self.leaf = self.flat.weights.detach().requires_grad_()  # the same memory
         self.loss = loss
-        self.parts: tuple[Callable[..., Any], ...] = (pool.cut, self._loss_of, adam_step)
+        self.feed = None if pool.resident else Feed(pool, recipe, device)
+        self.parts: tuple[Callable[..., Any], ...] = (self._batch, self._loss_of, adam_step)
         if compiles:
             self.parts = tuple(map(compiled, self.parts))
         self.pace = self._pace()
-        pool.cut(torch.zeros(recipe.batch_size, 4, dtype=torch.int64, device=device), recipe.patch)  # makes its tables
+        home = pool.rows.device
+        pool.cut(torch.zeros(recipe.batch_size, 4, dtype=torch.int64, device=home), recipe.patch)  # makes its tables
         self.plan = torch.zeros(SLOTS, recipe.batch_size, 4, dtype=torch.int64, device=device)
         self.factors = torch.zeros(SLOTS, 2, device=device)
         self.losses = torch.zeros(SLOTS, device=device)
@@ -140,7 +144,8 @@ class GraphEngine:
     def lasting(self) -> list[Tensor]:
         """The tensors by which a step knows of the one before it, and of the host."""
         flat = self.flat
-        uploaded = [self.plan, self.factors, self.losses, self.slot, self.pace, self.pool.rows]
+        pictures = self.pool.rows if self.feed is None else self.feed.ring
+        uploaded = [self.plan, self.factors, self.losses, self.slot, self.pace, pictures]
         return [flat.weights, flat.average, *flat.moments.values(), *uploaded]
 
     def _run_slots(self, plan: Tensor, learning_rates: Sequence[float]) -> Tensor:
@@ -148,10 +153,20 @@ class GraphEngine:
         self.plan[:count].copy_(plan)
         self.factors[:count].copy_(self._factors(learning_rates))
         self.slot.zero_()
-        for steps in [STEPS_PER_REPLAY] * (count // STEPS_PER_REPLAY) + [1] * (count % STEPS_PER_REPLAY):
-            self._do(steps)
+        if self.feed is None:
+            self._do_all(count)
+        else:
+            self.feed.begin(plan)
+            for part, first in enumerate(range(0, count, HALF)):
+                self.feed.enter(part)
+                self._do_all(min(HALF, count - first))
+                self.feed.leave(part)
         self.flat.steps += count
         return self.losses[:count].clone()
+
+    def _do_all(self, count: int) -> None:
+        for steps in [STEPS_PER_REPLAY] * (count // STEPS_PER_REPLAY) + [1] * (count % STEPS_PER_REPLAY):
+            self._do(steps)
 
     def _do(self, count: int) -> None:
         """`count` steps: the first times as they are, then from a graph."""
@@ -164,8 +179,8 @@ class GraphEngine:
         self.replays[count]()
 
     def _step(self) -> None:
-        cut, loss_of, adam = self.parts
-        lr, target = cut(self.plan.index_select(0, self.slot)[0], self.recipe.patch)
+        batch, loss_of, adam = self.parts
+        lr, target = batch(self.slot)
         loss = loss_of(self.leaf, lr, target)
         (grad,) = torch.autograd.grad(loss, self.leaf)
         with torch.no_grad():
@@ -173,6 +188,13 @@ class GraphEngine:
             adam(flat, grad, self.pace, self.factors.index_select(0, self.slot)[0], self.recipe)
             self.losses.index_copy_(0, self.slot, loss.detach()[None])
             self.slot.add_(1)
+
+    def _batch(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches of the step that is next, cut here or taken from what was sent."""
+        if self.feed is None:
+            return self.pool.cut(self.plan.index_select(0, slot)[0], self.recipe.patch)
+        sent = self.feed.ring.index_select(0, slot.remainder(2 * HALF))[0]
+        return self.pool.scaled(sent, self.recipe.patch)
 
     def _loss_of(self, leaf: Tensor, lr: Tensor, target: Tensor) -> Tensor:
         return self.loss(self._collapse(leaf), lr, target, self.recipe.clip_output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,6 +88,11 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Launched:
+    """Steps were handed to the device, and are not waited for yet: a moment to let others do the same."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """How a fit ended."""
 
@@ -97,7 +102,7 @@ class Fitted:
     reason: str = ""
 
 
-Event = Progress | Evaluation | Restart | Checkpoint | Fitted
+Event = Launched | Progress | Evaluation | Restart | Checkpoint | Fitted
 
 
 def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have defaults or names)
@@ -115,6 +120,8 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Trains `network` in place; yields progress, evaluations and checkpoints (the last at the end), then a `Fitted`.
+
+    Before the device is waited for, a `Launched` is yielded, so that several fits can share one device.
 
     With a budget in steps the result depends on the seed alone. With one in seconds the schedule follows the
     clock, which starts here: compiling counts, time for which the process is stopped
@@ -146,7 +153,9 @@ def _until_the_end(
 ) -> Iterator[Event]:
     """The events of a run, from where it stands."""
     while run.fraction < 1:
-        failure = run.advance()
+        run.launch()
+        yield Launched()
+        failure = run.collect()
         if failure and run.attempt >= run.recipe.restarts:
             yield Fitted("diverged", run.step, run.seconds(), f"{failure}; try a lower --learning-rate")
             return
@@ -205,14 +214,19 @@ class _Run:
         """Seconds trained, over all the lives of the run."""
         return self.before + self.clock() - self.started
 
-    def advance(self) -> str:
-        """Runs about half a second of steps; what went wrong, or an empty text."""
+    def launch(self) -> None:
+        """Hands about half a second of steps to the device."""
         started = self.clock()
         rates = self._learning_rates(self._chunk())
         plan = self.pool.plan(
             self.seed, self.step, len(rates), batch_size=self.recipe.batch_size, patch=self.recipe.patch
         )
-        losses = self.runner.run(plan, rates).cpu()  # the only wait for the device
+        self.underway = _Chunk(started, plan, rates, self.runner.run(plan, rates))
+
+    def collect(self) -> str:
+        """Waits for the steps that were launched; what went wrong, or an empty text."""
+        started, plan, rates, underway = self.underway
+        losses = underway.cpu()  # the only wait for the device
         spent = self.clock() - started
         if self.step > 0:  # the first chunk pays for compiling and allocation
             self.rate = len(rates) / spent
@@ -315,6 +329,16 @@ class _Run:
     def _evaluations_passed(self) -> int:
         """How many evaluations should have taken place by now."""
         return math.floor(min(self.fraction, 1.0) * self.evaluations + ROUNDING)
+
+
+class _Chunk(NamedTuple):
+    """Steps that the device has been given."""
+
+    started: float
+    plan: Tensor
+    rates: list[float]
+    losses: Tensor
+    """On the device; reading them waits for it."""
 
 
 @dataclass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -24,7 +25,7 @@ from sesr_lab.scores.metrics import Score
 from sesr_lab.study.config import TrialConfig, one_of
 from sesr_lab.training import kernel
 from sesr_lab.training.engine import ENGINES, EngineName
-from sesr_lab.training.trainer import Budget, Checkpoint, Evaluation, Fitted, Progress, Status, fit
+from sesr_lab.training.trainer import Budget, Checkpoint, Evaluation, Fitted, Launched, Progress, Status, fit
 from sesr_lab.training.transfer import start_from
 
 STRIPS = 4
@@ -117,6 +118,21 @@ def run(
     Raises:
         DataError: the data cannot be loaded, or its pictures are smaller than a patch.
     """
+    with closing(run_in_turns(config, where, parent=parent, resume=resume, stop=stop)) as events:
+        for event in events:
+            if not isinstance(event, Launched):
+                yield event
+
+
+def run_in_turns(
+    config: TrialConfig,
+    where: Place,
+    *,
+    parent: Mapping[str, Tensor] | None = None,
+    resume: dict[str, Tensor] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[Event | Launched, None, None]:
+    """As `run`, with a `Launched` wherever another trial may have its turn before this one waits for the device."""
     recipe = config.resolved_recipe()
     loaded = load_data(config.data, config.scale)
     loaded.check_patch(recipe.patch)
@@ -205,13 +221,13 @@ class _Scorer:
 
 
 def _watched(
-    events: Iterator[Progress | Evaluation | Checkpoint | Fitted],
+    events: Iterator[Launched | Progress | Evaluation | Checkpoint | Fitted],
     validator: Validator,
     config: TrialConfig,
     device: torch.device,
     *,
     resume: dict[str, Tensor] | None,
-) -> Iterator[Event]:
+) -> Iterator[Event | Launched]:
     """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
     kept = None if resume is None else _kept_in(resume, "best")
     best = _better(kept, None) if kept is not None else None

@@ -24,6 +24,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from typed import Typed
 
 from sesr_lab.cli.app import run
+from sesr_lab.data.folder import split_folder
 from sesr_lab.data.image import downscale, luma, shave, upscale
 from sesr_lab.network.model import SESR
 
@@ -373,6 +374,34 @@ def test_data_check_tells_what_a_source_holds(typed: Typed, pictures: Path) -> N
     assert found["low resolution"] == "bicubic"
     assert len(found["fingerprint"]) == 64
     assert typed.json("data", "check", f"folder:{pictures}")["fingerprint"] == found["fingerprint"]
+
+
+def test_data_check_names_pictures_that_are_also_in_another_folder(
+    typed: Typed, pictures: Path, tmp_path: Path
+) -> None:
+    kept = skimage_data.coffee()[:96, :128]
+    other = write(tmp_path / "other", [kept])
+    against = ("data", "check", f"folder:{pictures}", "--against")
+    found = typed.json(*against, other)
+    assert (found["compared"], found["in both"]) == (1, [])
+    trained = next(i for i in range(4) if f"{i}.png" not in [p.name for p in _held_out(pictures)])
+    write(other, [kept, crops()[trained][::-1, 10:110]])
+    assert typed(*against, other, "--json") == 4  # as said in --help: for scripts
+    (leak,) = json.loads(typed.out)["in both"]
+    assert (leak["picture"], leak["training"], leak["turn"]) == ("1.png", f"{trained}.png", "upside down")
+    assert typed(*against, other) == 4
+    assert leak["training"] in typed.out
+    assert "exit status 4" in " ".join(_help(typed).split())
+    assert typed.error(*against, tmp_path / "none").startswith(f"{tmp_path / 'none'}: no such folder")
+
+
+def _held_out(folder: Path) -> list[Path]:
+    return [Path(location.hr) for location in split_folder(folder, scale=2).valid]
+
+
+def _help(typed: Typed) -> str:
+    assert typed("data", "check", "--help") == 0
+    return typed.out
 
 
 def test_sweep_lists_the_built_in_studies(typed: Typed) -> None:

@@ -299,6 +299,7 @@ def test_a_models_scores_become_one_json_document() -> None:
                 ],
                 "lr_origin": "paired",
                 "left_out": ["b.png"],
+                "trained_on": None,
             }
         ],
     }

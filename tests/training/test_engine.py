@@ -164,7 +164,7 @@ def test_auto_takes_what_the_kernel_cannot() -> None:
 
 @pytest.mark.parametrize("name", ["compiled", "graph"])
 def test_engines_for_a_gpu_are_refused_without_one(name: EngineName) -> None:
-    with pytest.raises(ConfigError, match=f"--engine {name}: it needs a CUDA device that holds network and data"):
+    with pytest.raises(ConfigError, match=f"--engine {name}: it needs a CUDA device; use auto"):
         make_engine(name, network(), smooth_pool(2), recipe("fast", 2, **SMALL))
 
 
