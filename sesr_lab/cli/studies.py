@@ -189,7 +189,10 @@ def _show_sweep(result: Sweep, *, as_json: bool) -> None:
 
     if result.confirmed:
         show_confirmed(result.confirmed)
-    next_lines = ["sesr-lab ui                     # the study, its curves, pictures and models in MLflow"]
+    next_lines = [
+        "sesr-lab ui                     # the study, its curves, pictures and models in MLflow",
+        f"sesr-lab report {result.study}  # a page with its plots, its best networks' pictures and every trial",
+    ]
     if result.best is not None:
         next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")
     show_outcomes(result.outcomes, title=f"study {result.study}", pareto=result.pareto, next_lines=next_lines)

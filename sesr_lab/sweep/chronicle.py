@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sesr_lab import faults
+from sesr_lab.results.report import attach_report
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.confirmation import Confirmed, confirmed, middle
+from sesr_lab.sweep.importance import study_of
 from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
 from sesr_lab.tracking.secrets import shown
-from sesr_lab.trials.lab import Lab
+from sesr_lab.trials.lab import Lab, load_data
 from sesr_lab.trials.lifecycle import DATABASE, new_key, with_places
 from sesr_lab.trials.outcome import Outcome, best_of, pareto
 from sesr_lab.trials.recorder import publish_outcome
@@ -75,6 +77,8 @@ class Chronicle:
         if stopped:
             self._publish_best()
         self._log.end("KILLED" if stopped else "FAILED", "interrupted" if stopped else type(error).__name__.lower())
+        if stopped:
+            self._report(finished=False)
 
     def finish(self, ended: str) -> Sweep:
         """The study's end, in its database, in the registry and in its run."""
@@ -89,6 +93,7 @@ class Chronicle:
             self._log.set_tags({"sesr.best": result.best.label, "sesr.pareto": ", ".join(result.pareto)[:4000]})
         self._log.end("FINISHED", "finished")
         self.lab.tracker.flush()
+        self._report(finished=True)
         return self.result(ended)  # by now its best have names in the registry
 
     def result(self, ended: str) -> Sweep:
@@ -123,6 +128,20 @@ class Chronicle:
             rows = [asdict(each) | {"mean": each.mean, "spread": each.spread} for each in found]
             log.log_file(json.dumps(rows, indent=2).encode(), "confirmed.json")
         return found
+
+    def _report(self, *, finished: bool) -> None:
+        """Keeps the report with the study's run; a study is worth more than its report, so nothing of it may raise."""
+        entries = [
+            entry if entry.outcome is None else replace(entry, outcome=with_places(self.lab, entry.outcome))
+            for entry in self.ledger.entries
+        ]
+        try:
+            study = study_of(self.spec.name, entries, finished=finished, description=self.spec.description)
+            samples = load_data(self.lab, self.spec.trial({})).valid
+            with self.lab.tracker.adding_to(self.key) as log:
+                attach_report(study, log, self.lab.view.note, tracker=self.lab.tracker, samples=samples)
+        except Exception as error:  # of a plotting library, a store, or a disk
+            self.lab.view.note(f"warning: there is no report: {error}")
 
     def _publish_best(self) -> None:
         for outcome in pareto(outcomes_of(self.ledger.entries)):  # the best is one of them
