@@ -123,15 +123,17 @@ def report(
     """Write what a study came to: one page with plots, pictures and every trial; PNG and CSV beside it."""
     with doing("reading the study database"):
         from sesr_lab.data.refusal import shown
+        from sesr_lab.results.places import with_models
         from sesr_lab.results.report import make_report, write_report
         from sesr_lab.sweep.importance import stored_study
 
         name, description = _described(study)
         found = replace(stored_study(name, storage_url(storage)), description=description)
     tracker, why = None, ""
-    if any(trial.outcome.model for trial in found.trials):
+    if any(trial.outcome.key or trial.outcome.model for trial in found.trials):
         try:
             tracker = opened(tracking_uri)
+            found = with_models(found, tracker)
         except StoreError as error:  # the numbers are in the study database
             why = f"No pictures: {error}"
     with doing("drawing"):

@@ -298,6 +298,8 @@ def _ray() -> Any:
 def _connect(ray: Any, address: str | None) -> None:
     """Joins the cluster, or starts Ray on this machine for as long as this process lives."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    # It prints paragraphs about lost workers to standard output, which is for results: the driver says it in a line.
+    ray._private.worker._worker_logs_enabled = False
     if address is None:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
         return

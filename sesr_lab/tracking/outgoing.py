@@ -235,7 +235,8 @@ class Outgoing:
 
 def place_of(journals: Journals, key: str) -> Place:
     """Where a run is, by the marks of whoever delivers or has delivered it."""
-    run = Outgoing(journals, key)
-    for mark in lines_of(run.folder / "sent.jsonl"):
+    marks = list(lines_of(journals.folder / key / "sent.jsonl"))
+    run = Outgoing(journals, key)  # reads the summary, which is there before a run that is over puts its marks away
+    for mark in marks:
         run._follow(mark)
     return run.place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from skimage import data as skimage_data
 from sesr_lab.data.dataset import Data, load
 from sesr_lab.network.cost import costs
 from sesr_lab.network.model import SESR
-from sesr_lab.registry.publish import ModelFacts, publish
+from sesr_lab.registry.publish import prepare, publish
+from sesr_lab.registry.version import ModelFacts
 from sesr_lab.results.scoring import score_models
 from sesr_lab.scores.evaluate import ModelScore
 from sesr_lab.study.config import Architecture
@@ -64,10 +66,13 @@ def score(tracker: Tracker, fingerprint: str, bench: Path) -> ModelScore:
         steps=1,
         config_fingerprint="c0ffee",
     )
-    run = tracker.start_run(tracker.experiment("trials"), "t0001")
+    run = tracker.begin(uuid4().hex, experiment="trials", name="t0001")
     weights = dict(SESR(**ARCHITECTURE.model_dump()).state_dict())
-    version = publish(tracker, run, name="sesr-m1-f4-p8-collapsed-x2", weights=weights, facts=facts)
-    return scores(version.uri, bench, tracker)[0]
+    publish(run, prepare("sesr-m1-f4-p8-collapsed-x2", weights=weights, facts=facts, parent=None))
+    run.end("FINISHED")
+    found = tracker.wait_for(run.key, "model")
+    assert found is not None
+    return scores(found.model, bench, tracker)[0]
 
 
 def scores(model: str, bench: Path, tracker: Tracker) -> list[ModelScore]:

@@ -1,0 +1,145 @@
+"""Trials on Ray: real workers on this machine, one of them killed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checker import faults_in
+from labs import Notebook, lab, photographs, storage, study
+
+from sesr_lab.errors import ConfigError
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep.cluster import workers_of
+from sesr_lab.sweep.driver import sweep
+from sesr_lab.trials import checkpoint, trial
+from sesr_lab.trials.lab import Interrupted
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return photographs(tmp_path_factory.mktemp("pictures"))
+
+
+def on_ray(data: str, steps: int = 10, **changes: object) -> StudySpec:
+    train = {"data": data, "steps": steps, "patch": 32, "batch_size": 4}
+    return study(data, trials=4, workers=2, train=train, **changes)
+
+
+def test_without_ray_one_is_told_what_to_install(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'sesr-lab\[ray\]'"):
+        workers_of(on_ray(data), None)
+
+
+def test_a_study_without_workers_needs_no_ray(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert workers_of(study(data), None) is None
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:1", "head", "head:port", ""])
+def test_what_is_no_address_of_a_cluster_is_refused(data: str, address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="auto or HOST:PORT"):
+        workers_of(on_ray(data), address)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    start = workers_of(on_ray(data), "127.0.0.1:1")
+    assert start is not None
+    with pytest.raises(ConfigError, match="is Ray running there"):
+        start(lab(tmp_path)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"workers": 999}, "leave room for"),
+        ({"cpus": 999.0}, "largest machine has"),
+        ({"gpus": 1.0}, "a network needs 1 GPUs"),
+    ],
+)
+def test_what_this_machine_cannot_hold_is_an_error_and_no_wait(
+    data: str, tmp_path: Path, asked: dict[str, object], says: str
+) -> None:
+    pytest.importorskip("ray")
+    spec = on_ray(data).changed(**asked)
+    with pytest.raises(ConfigError, match=says):
+        sweep(spec, lab(tmp_path)[0], storage(tmp_path), start=workers_of(spec, None))
+
+
+@pytest.mark.slow
+def test_workers_train_what_one_process_trains(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "ray").mkdir()
+    spec = on_ray(data)
+    alone = sweep(spec, lab(tmp_path / "alone")[0], storage(tmp_path / "alone"))
+    here, notebook = lab(tmp_path / "ray")
+    together = sweep(spec, here, storage(tmp_path / "ray"), start=workers_of(spec, None))
+    scores = [{(o.network, o.psnr, o.ssim, o.steps) for o in result.outcomes} for result in (alone, together)]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 4
+    assert here.tracker.flush() == 0
+    assert faults_in(tmp_path / "ray", networks=4) == []
+    assert len(notebook.begun) == 4
+
+
+class _Killer(Notebook):
+    """Kills a trial's worker once the trial has left a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.victim = ""
+        self.began_again: list[int] = []
+
+    def begin(self, label: str, worker: str = "") -> None:
+        super().begin(label, worker)
+        if not self.victim:
+            self.victim = label
+            threading.Thread(target=self._kill, args=[int(worker.rpartition(":")[2])], daemon=True).start()
+
+    def event(self, event: trial.Event, label: str) -> None:
+        if label == self.victim and self.begun.count(label) == 2 and hasattr(event, "step"):
+            self.began_again.append(event.step)
+
+    def _kill(self, pid: int) -> None:
+        while len(checkpoint.kept()) < 2:
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_worker_that_is_killed_loses_what_came_after_its_checkpoint(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    spec = on_ray(data, steps=4_000, space={"m": [1, 2], "f": [4], "feature_size": [8]})
+    here, _ = lab(tmp_path)
+    killer = _Killer()
+    result = sweep(spec.changed(trials=2), replace(here, view=killer), storage(tmp_path), start=workers_of(spec, None))
+    assert [outcome.result for outcome in result.outcomes] == ["finished", "finished"]
+    assert sorted(killer.begun.count(label) for label in set(killer.begun)) == [1, 2]
+    assert min(killer.began_again) > 1, "it went on from its checkpoint"
+    assert any("its worker was lost" in note for note in killer.notes)
+    assert here.tracker.flush() == 0
+    assert faults_in(tmp_path, networks=2) == []
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_reaches_every_worker(data: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    spec = on_ray(data, steps=1_000_000)
+    here, notebook = lab(tmp_path)
+    asked = replace(here, stop=lambda: len(checkpoint.kept()) >= 2)
+    with pytest.raises(Interrupted):
+        sweep(spec, asked, storage(tmp_path), start=workers_of(spec, None))
+    assert len(checkpoint.kept()) == len(notebook.begun) == 2
