@@ -16,6 +16,7 @@ from sesr_lab.errors import ConfigError
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.cluster import workers_of
 from sesr_lab.sweep.driver import sweep
+from sesr_lab.training.trainer import Progress
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted
 
@@ -93,45 +94,46 @@ def test_workers_train_what_one_process_trains(data: str, tmp_path: Path) -> Non
 
 
 class _Killer(Notebook):
-    """Kills a trial's worker once the trial has left a checkpoint."""
+    """Kills a trial's worker once the trial has left a checkpoint, and notes where it goes on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.victim = ""
-        self.began_again: list[int] = []
+        self.workers: list[str] = []
+        self.went_on_at: list[int] = []
 
     def begin(self, label: str, worker: str = "") -> None:
         super().begin(label, worker)
-        if not self.victim:
-            self.victim = label
+        self.workers.append(worker)
+        if len(self.workers) == 1:
             threading.Thread(target=self._kill, args=[int(worker.rpartition(":")[2])], daemon=True).start()
 
     def event(self, event: trial.Event, label: str) -> None:
-        if label == self.victim and self.begun.count(label) == 2 and hasattr(event, "step"):
-            self.began_again.append(event.step)
+        if len(self.workers) == 2 and isinstance(event, Progress):
+            self.went_on_at.append(event.step)
 
     def _kill(self, pid: int) -> None:
-        while len(checkpoint.kept()) < 2:
+        while not checkpoint.kept():
             time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_worker_that_is_killed_loses_what_came_after_its_checkpoint(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_elsewhere(data: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    spec = on_ray(data, steps=4_000, space={"m": [1, 2], "f": [4], "feature_size": [8]})
+    spec = on_ray(data, steps=100_000_000).changed(trials=1)
     here, _ = lab(tmp_path)
     killer = _Killer()
-    result = sweep(spec.changed(trials=2), replace(here, view=killer), storage(tmp_path), start=workers_of(spec, None))
-    assert [outcome.result for outcome in result.outcomes] == ["finished", "finished"]
-    assert sorted(killer.begun.count(label) for label in set(killer.begun)) == [1, 2]
-    assert min(killer.began_again) > 1, "it went on from its checkpoint"
+    watched = replace(here, view=killer, stop=lambda: bool(killer.went_on_at))
+    with pytest.raises(Interrupted):
+        sweep(spec, watched, storage(tmp_path), start=workers_of(spec, None))
+    assert len(set(killer.workers)) == 2
+    assert killer.went_on_at[0] > 100
     assert any("its worker was lost" in note for note in killer.notes)
+    assert len(checkpoint.kept()) == 1
     assert here.tracker.flush() == 0
-    assert faults_in(tmp_path, networks=2) == []
+    (run,) = here.tracker.runs(tags={"sesr.kind": "trial"})
+    assert run.tags["sesr.end"] == "interrupted"
 
 
 @pytest.mark.slow
