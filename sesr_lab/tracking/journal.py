@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 FOLDER_VARIABLE = "SESR_LAB_STATE"
 BLOB_LIMIT_BYTES = 256 * 2**20
 """Beyond this much of one store's waits, pictures and files are dropped, so that there is room for numbers."""
+COUNT_EVERY_S = 2.0
 DELIVERED, DAMAGED = "delivered", "damaged"
 
 
@@ -182,6 +183,7 @@ class Journals:
         self.uri = uri
         self.state = state
         self.folder = folder or _folder_of(state, uri)
+        self._counted, self._waiting_bytes = float("-inf"), 0
 
     def others(self) -> Iterator[Journals]:
         """Those of the other stores that are kept in the same place, by what may be shown of their URIs."""
@@ -255,12 +257,18 @@ class Journals:
         return True
 
     def has_room_for(self, size: int) -> bool:
-        """Whether another picture or file of that many bytes may wait."""
+        """Whether another picture or file of that many bytes may wait; what waits is counted again now and then."""
+        if time.monotonic() - self._counted > COUNT_EVERY_S:
+            self._counted, self._waiting_bytes = time.monotonic(), self._count()
+        self._waiting_bytes += size
+        return self._waiting_bytes <= BLOB_LIMIT_BYTES
+
+    def _count(self) -> int:
         waiting = 0
         for key in self.pending():
             with suppress(OSError):
                 waiting += sum(entry.stat().st_size for entry in os.scandir(self.folder / key) if _is_blob(entry.name))
-        return waiting + size <= BLOB_LIMIT_BYTES
+        return waiting
 
     def is_free(self, key: str) -> bool:
         """Whether no living process writes to the run now; a glance, without taking it."""

@@ -182,11 +182,11 @@ def _makes_one_curve(config: TrialConfig, log: RunLog, state: dict[str, Tensor] 
 
 def _describe(log: RunLog, task: Task, data: Data, parent: Named | None) -> None:
     """Settings, data and parent of the run; written again after a kill, which changes nothing."""
-    log.log_params(_params(task.config))
     profile = {"lr": data.lr_origin, "scale": data.scale, "training": len(data.train), "validation": len(data.valid)}
     log.log_dataset(data.source, data.source, digest=data.fingerprint, profile=profile, context="training")
     if parent is not None and parent.version is not None:
         log.log_model_input(parent.version.model_id)
+    log.log_params(_params(task.config))  # last, so that they go with the first scores
 
 
 def _identity(task: Task, data: Data) -> dict[str, str]:
