@@ -15,10 +15,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 from sesr_lab import faults
 from sesr_lab.tracking.answers import Refused, answer_to
+from sesr_lab.tracking.champions import CHECKSUM, WEIGHTS
 from sesr_lab.tracking.experiments import experiment_id
 from sesr_lab.tracking.journal import Record
 from sesr_lab.tracking.outgoing import Outgoing, Place
-from sesr_lab.tracking.publication import CHECKSUM, WEIGHTS, publish
+from sesr_lab.tracking.publication import publish
 from sesr_lab.tracking.store import is_http
 
 if TYPE_CHECKING:
