@@ -23,7 +23,7 @@ from sesr_lab.network.model import SESR, from_weights, run_collapsed
 from sesr_lab.registry import catalog
 from sesr_lab.registry import publish as registry
 from sesr_lab.registry.catalog import by_number, champion, load, promote, resolve, version_of_run, versions
-from sesr_lab.registry.version import Version, lineage_of
+from sesr_lab.registry.version import Version, describe, lineage_of
 from sesr_lab.registry.weights import load_file
 from sesr_lab.study.config import Architecture
 from sesr_lab.tracking import delivery
@@ -91,11 +91,7 @@ def test_the_papers_networks_have_no_tags_for_what_came_later(tracker: Tracker) 
 def test_the_files_are_of_use_without_us(tracker: Tracker) -> None:
     version = published(tracker)
     folder = weights_path(tracker, version).parent
-    assert {path.name for path in folder.iterdir()} == {
-        "weights.safetensors",
-        "collapsed.safetensors",
-        "README.md",
-    }
+    assert {"weights.safetensors", "collapsed.safetensors", "README.md"} <= {path.name for path in folder.iterdir()}
     with safe_open(folder / "collapsed.safetensors", "pt") as file:
         collapsed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         assert '"m": 1' in file.metadata()["architecture"]
@@ -116,6 +112,66 @@ def test_people_find_scores_costs_and_commands_in_the_description(tracker: Track
     text = tracker.client.get_model_version(NAME, "1").description
     for part in ("30.50", "+1.50 dB over bicubic", "photos", "fast recipe", f"sesr-lab evaluate {version.uri}"):
         assert part in text
+
+
+def test_the_card_links_the_run_and_the_parent_and_names_the_licence_of_the_data(tracker: Tracker) -> None:
+    parent = published(tracker)
+    child = publish(
+        tracker,
+        start(tracker),
+        name="sesr-m1-f4-p8-collapsed-x4",
+        weights=network_weights(4),
+        facts=facts_of(scale=4),
+        parent=lineage_of(parent),
+    )
+    experiment = tracker.experiment("trials")
+    folder = weights_path(tracker, child).parent
+    for text in (
+        tracker.client.get_model_version(child.name, "1").description,
+        (folder / "README.md").read_text(encoding="utf-8"),
+    ):
+        assert f"[this run](#/experiments/{experiment}/runs/{child.run_id})" in text
+        assert f"[{NAME} version 1](#/models/{NAME}/versions/1)" in text
+        assert "licence: public domain, CC0, or none stated" in text
+        assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("div2k", "academic research"), ("hub:a/b", "huggingface.co/datasets/a/b"), ("folder:/x", "not known here")],
+)
+def test_the_card_says_where_the_licence_of_the_data_is(source: str, says: str) -> None:
+    card = describe(replace(facts_of(), data=source), uri="models:/x/1", parent=None)
+    assert says in card
+
+
+def model_tags(tracker: Tracker) -> dict[str, str]:
+    return dict(tracker.client.get_registered_model(NAME).tags)
+
+
+def test_the_list_of_models_says_scale_best_psnr_and_cost(tracker: Tracker) -> None:
+    published(tracker, 31.126)
+    gmacs = f"{facts_of().costs.macs_720p / 1e9:.2f}"
+    assert model_tags(tracker) == {"scale": "x2", "psnr_db": "31.13", "data": "photos", "gmacs_720p": gmacs}
+    published(tracker, 30.0, seed=1)
+    assert model_tags(tracker)["psnr_db"] == "31.13", "a worse version does not change it"
+    published(tracker, 32.0, seed=2)
+    assert model_tags(tracker)["psnr_db"] == "32.00"
+    promote(tracker, f"models:/{NAME}/2", "champion")
+    assert model_tags(tracker)["psnr_db"] == "30.00", "the champion is who the user says it is"
+
+
+def test_the_list_of_models_knows_networks_below_bicubic_too(tracker: Tracker) -> None:
+    published(tracker, 28.0)
+    assert model_tags(tracker)["psnr_db"] == "28.00"
+
+
+def test_the_list_of_models_follows_a_champion_whose_files_are_gone(tracker: Tracker) -> None:
+    lost = published(tracker, 31.0)
+    published(tracker, 30.0, seed=1)
+    tracker.client.delete_logged_model(lost.model_id)
+    resolve(tracker, NAME)
+    assert model_tags(tracker)["psnr_db"] == "30.00"
 
 
 def test_the_ui_links_model_run_scores_and_version(tracker: Tracker) -> None:

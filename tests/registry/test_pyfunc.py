@@ -5,11 +5,13 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -20,13 +22,12 @@ import skimage.data
 from mlflow_store import free_port, new_store
 from numpy.typing import NDArray
 from PIL import Image
-from registered import NAME, facts_of, network_weights, published
+from registered import NAME, published
 
 from sesr_lab.registry import upscaler
 from sesr_lab.registry.catalog import by_number
 from sesr_lab.registry.lookup import of_version
-from sesr_lab.registry.publish import prepare
-from sesr_lab.registry.pyfunc import REQUIREMENTS
+from sesr_lab.registry.pyfunc import REQUIREMENTS, pyfunc_files
 from sesr_lab.results.decoding import Picture
 from sesr_lab.results.inference import of_named
 from sesr_lab.results.upscaling import upscaled
@@ -146,11 +147,11 @@ def test_a_model_holds_no_pickle_and_no_path_of_this_machine(tracker: Tracker) -
 
 
 def test_making_it_one_of_mlflow_s_models_costs_less_than_half_a_second() -> None:
-    weights, facts = network_weights(), facts_of()
-    prepare(NAME, weights=weights, facts=facts)
+    pyfunc_files(0)
     before = time.process_time()
-    prepare(NAME, weights=weights, facts=facts)
-    assert time.process_time() - before < 0.5
+    for _ in range(10):
+        pyfunc_files(0)
+    assert (time.process_time() - before) / 10 < 0.05, "0.5 s are allowed; what is left is for sending the files"
 
 
 @pytest.mark.slow
@@ -158,7 +159,8 @@ def test_mlflow_serves_a_registered_network(tracker: Tracker, tmp_path: Path) ->
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{NAME}@champion"]
     command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracker.uri}
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracker.uri, "PATH": here}
     log = (tmp_path / "log").open("wb")
     server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -172,7 +174,8 @@ def test_mlflow_serves_a_registered_network(tracker: Tracker, tmp_path: Path) ->
             _post(port, {"dataframe_records": [{"image": base64.b64encode(b"nothing").decode()}]})
         assert refused.value.code == 400
     finally:
-        os.killpg(server.pid, 9)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
         log.close()
 
