@@ -18,6 +18,7 @@ from sesr_lab.errors import ModelError
 from sesr_lab.registry.pyfunc import pyfunc_files
 from sesr_lab.registry.version import TAG, Lineage, ModelFacts, describe, facts_tags
 from sesr_lab.registry.weights import COLLAPSED, EXPANDED, write_files
+from sesr_lab.tracking.measures import best
 from sesr_lab.tracking.publication import Publication
 from sesr_lab.tracking.runlog import RunLog, now_ms
 
@@ -60,7 +61,7 @@ def prepare(
         name=name,
         tags=facts_tags(facts) | {TAG + "sha256": sha256} | (dict(parent.tags) if parent else {}),
         description=card,
-        scores={"best_psnr": facts.psnr_db, "best_ssim": facts.ssim},
+        scores=best(facts.psnr_db, facts.ssim),
         step=facts.steps,
         data=(facts.data, facts.data_fingerprint),
         time_ms=time_ms,

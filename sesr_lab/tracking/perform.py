@@ -105,6 +105,9 @@ class Carrier:
                     pass  # it was made when its place became known
                 case "resume":
                     self.client.update_run(place.run_id, status="RUNNING")
+                case "experiment":
+                    for key, value in content["values"].items():
+                        self.client.set_experiment_tag(place.experiment_id, key, value)
                 case "dataset":
                     self.client.log_inputs(place.run_id, datasets=[_dataset(content)])
                 case "model_input":
