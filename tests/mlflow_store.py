@@ -34,14 +34,19 @@ def new_store(folder: Path) -> Tracker:
     return open_store(f"sqlite:///{folder / 'mlflow.db'}", state=folder / "state")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
 class Server:
     """`mlflow server` on a free port of this machine, on a store in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         shutil.copy(migrated(), folder / "server.db")
 

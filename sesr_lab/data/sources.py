@@ -74,6 +74,16 @@ def describe_sources() -> Mapping[str, str]:
     }
 
 
+def terms_of(source: str) -> str:
+    """On which terms the pictures of a source may be used, in one line."""
+    if source == "photos":
+        return "public domain, CC0, or none stated (scikit-image names each picture's)"
+    if source == "div2k":
+        return "academic research only, as its authors say"
+    kind, _, place = source.partition(":")
+    return f"see https://huggingface.co/datasets/{place}" if kind == "hub" else "that of its pictures, not known here"
+
+
 def photos() -> Splits:
     """The natural photographs inside scikit-image's wheel; docs/data.md names their authors and terms.
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from sesr_lab.errors import ModelError, ParentError, StoreAwayError
 from sesr_lab.registry.version import TAG, Loaded, Version, architecture_of
 from sesr_lab.registry.weights import EXPANDED, load_file, sha256_of
-from sesr_lab.tracking import publication
+from sesr_lab.tracking import champions
 from sesr_lab.tracking.answers import Away, answer_to, line_of
-from sesr_lab.tracking.publication import CHAMPION, champion_alias, crown, has_files
+from sesr_lab.tracking.champions import CHAMPION, champion_alias, crown, has_files, label
 from sesr_lab.tracking.runs import Tracker
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def promote(tracker: Tracker, model: str, alias: str) -> Version:
     version = resolve(tracker, model)
     with tracker.reporting(f"promote {model}"):
         tracker.client.set_registered_model_alias(version.name, alias, str(version.version))
+        label(tracker.client, version.name)
     return by_number(tracker, version.name, version.version)
 
 
@@ -166,7 +167,7 @@ def versions_of(tracker: Tracker, name: str) -> list[Version]:
     """The versions of that model that are ours, by number."""
     aliases = aliases_of(tracker, name)
     with tracker.reporting(f"look up {name}"):
-        found = (_version_or_none(item, aliases) for item in publication.versions_of(tracker.client, name))
+        found = (_version_or_none(item, aliases) for item in champions.versions_of(tracker.client, name))
         return [version for version in found if version is not None]
 
 
@@ -233,6 +234,7 @@ def _with_files(tracker: Tracker, version: Version, alias: str) -> Version:
         if _is_whole(tracker, version):
             return version
         crown(tracker.client, version.name, version.data_fingerprint)
+        label(tracker.client, version.name)
     number = aliases_of(tracker, version.name).get(alias)
     return version if number is None else by_number(tracker, version.name, number)
 

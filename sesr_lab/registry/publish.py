@@ -15,8 +15,10 @@ from pathlib import Path
 from torch import Tensor
 
 from sesr_lab.errors import ModelError
+from sesr_lab.registry.pyfunc import pyfunc_files
 from sesr_lab.registry.version import TAG, Lineage, ModelFacts, describe, facts_tags
 from sesr_lab.registry.weights import COLLAPSED, EXPANDED, write_files
+from sesr_lab.tracking.measures import best
 from sesr_lab.tracking.publication import Publication
 from sesr_lab.tracking.runlog import RunLog, now_ms
 
@@ -54,16 +56,17 @@ def prepare(
         sha256 = write_files(folder, weights, facts.architecture)
         files = {path: (folder / file).read_bytes() for file, path in _PATHS.items()}
     card = describe(facts, uri="{uri}", parent=parent)
+    time_ms = time_ms or now_ms()
     publication = Publication(
         name=name,
         tags=facts_tags(facts) | {TAG + "sha256": sha256} | (dict(parent.tags) if parent else {}),
         description=card,
-        scores={"best_psnr": facts.psnr_db, "best_ssim": facts.ssim},
+        scores=best(facts.psnr_db, facts.ssim),
         step=facts.steps,
         data=(facts.data, facts.data_fingerprint),
-        time_ms=time_ms or now_ms(),
+        time_ms=time_ms,
         artifacts=_PATHS,
-        texts={"README.md": card.replace("{uri}", f"models:/{name}")},
+        texts={"README.md": card.replace("{uri}", f"models:/{name}"), **pyfunc_files(time_ms)},
     )
     return Prepared(publication, files)
 

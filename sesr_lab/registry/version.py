@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from sesr_lab.data.sources import terms_of
 from sesr_lab.network.cost import Costs
 from sesr_lab.study.config import Architecture
 from sesr_lab.targets.estimate import Estimate
@@ -141,7 +142,10 @@ def architecture_of(tags: Mapping[str, str]) -> Architecture:
 
 
 def describe(facts: ModelFacts, *, uri: str, parent: Lineage | None) -> str:
-    """Markdown for people: what the network is, how good, how costly, where from, and how to use it."""
+    """Markdown for people: what the network is, how good, how costly, where from, and how to use it.
+
+    `{run}` in it stands for the link to the run, which whoever publishes it fills in.
+    """
     a = facts.architecture
     found = facts.estimate
     time = (
@@ -160,12 +164,15 @@ def describe(facts: ModelFacts, *, uri: str, parent: Lineage | None) -> str:
 | bicubic | {facts.bicubic_psnr_db:.2f} | {facts.bicubic_ssim:.4f} |
 
 - **Cost**: {facts.costs.params:,} weights when collapsed, {facts.costs.macs_720p / 1e9:.2f} GMACs to 1280×720{time}
-- **Training**: {facts.recipe} recipe, {facts.steps:,} steps, {start}
-- **Data**: {facts.data}, fingerprint `{facts.data_fingerprint}`; compare scores only where it is the same
+- **Training**: {facts.recipe} recipe, {facts.steps:,} steps, by [this run]({{run}}), {start}
+- **Data**: {facts.data}, fingerprint `{facts.data_fingerprint}`; compare scores only where it is the same. \
+Its licence: {terms_of(facts.data)}
 - **Files**: `weights.safetensors` (expanded: train on from it), `collapsed.safetensors` (the small network)
 
 ```
+sesr-lab upscale PICTURE --model {uri}
 sesr-lab evaluate {uri} --benchmark FOLDER --scale {a.scale}
+mlflow models serve --model-uri {uri} --env-manager local
 ```
 """
 

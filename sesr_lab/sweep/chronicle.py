@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from sesr_lab import faults
+from sesr_lab.errors import RunHeldError
 from sesr_lab.results.report import attach_report
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.confirmation import Confirmed, confirmed, middle
 from sesr_lab.sweep.importance import study_of
 from sesr_lab.sweep.ledger import Ledger
+from sesr_lab.sweep.notes import colours, study_note
 from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
+from sesr_lab.targets.estimate import MACS
+from sesr_lab.tracking import measures
 from sesr_lab.tracking.secrets import shown
+from sesr_lab.tracking.views import views
 from sesr_lab.trials.lab import Lab, load_data
 from sesr_lab.trials.lifecycle import DATABASE, new_key, with_places
+from sesr_lab.trials.notes import COLOUR, GREY, NOTE
 from sesr_lab.trials.outcome import Outcome, best_of, pareto
 from sesr_lab.trials.recorder import publish_outcome
 
+COLOURED = "sesr:coloured"
+"""Attribute of a stored study: the colours of its Pareto set's runs, by their keys."""
 RUN, RUN_0_1, STORE = "sesr:key", "sesr:run_id", "sesr:tracking"
 """Attributes of a stored study: its run's key, or its id as version 0.1.0 kept it, and the store that holds it."""
 
@@ -68,8 +77,10 @@ class Chronicle:
             experiment=spec.name,
             name=spec.name,
             params={"objective": spec.objective, "trials": spec.trials, "sampler": spec.sampler},
-            tags={"sesr.kind": "study", **self.tags, "mlflow.note.content": spec.description},
+            tags={"sesr.kind": "study", **self.tags, NOTE: spec.description},
         )
+        if spec.target != MACS:
+            self._log.describe_experiment(views(timed=True))
 
     def broke_off(self, error: BaseException) -> None:
         """Ends the run where the study did not come to its end."""
@@ -89,7 +100,9 @@ class Chronicle:
         result = self.result(ended)
         if result.best is not None and result.best.psnr is not None:
             trained = len(result.outcomes)  # as the step: an extended study adds a point, it does not repeat one
-            self._log.log_metrics({"best_psnr": result.best.psnr, "trials": trained}, step=trained)
+            self._log.log_metrics(
+                measures.rounded({measures.BEST_PSNR: result.best.psnr, measures.TRIALS: trained}), step=trained
+            )
             self._log.set_tags({"sesr.best": result.best.label, "sesr.pareto": ", ".join(result.pareto)[:4000]})
         self._log.end("FINISHED", "finished")
         self.lab.tracker.flush()
@@ -130,18 +143,36 @@ class Chronicle:
         return found
 
     def _report(self, *, finished: bool) -> None:
-        """Keeps the report with the study's run; a study is worth more than its report, so nothing of it may raise."""
+        """Keeps note, colours and report with the study's runs; a study is worth more, so nothing of it may raise."""
         entries = [
             entry if entry.outcome is None else replace(entry, outcome=with_places(self.lab, entry.outcome))
             for entry in self.ledger.entries
         ]
         try:
+            self._describe(finished=finished)
             study = study_of(self.spec.name, entries, finished=finished, description=self.spec.description)
             samples = load_data(self.lab, self.spec.trial({})).valid
             with self.lab.tracker.adding_to(self.key) as log:
                 attach_report(study, log, self.lab.view.note, tracker=self.lab.tracker, samples=samples)
         except Exception as error:  # of a plotting library, a store, or a disk
             self.lab.view.note(f"warning: there is no report: {error}")
+
+    def _describe(self, *, finished: bool) -> None:
+        """What the UI shows of the study: a note on it and on its experiment, and its Pareto set in colours."""
+        stands = self.result("")
+        note = study_note(self.spec.description, stands.outcomes, experiment_id=stands.experiment_id, finished=finished)
+        with self.lab.tracker.adding_to(self.key) as log:
+            log.set_tags({NOTE: note})
+            log.describe_experiment({NOTE: note})
+        front = pareto(stands.outcomes)
+        wanted = dict(zip([outcome.key for outcome in front], colours(len(front)), strict=True))
+        known = self.ledger.attribute(COLOURED) or {}
+        assert isinstance(known, dict)
+        for key, colour in {**dict.fromkeys(known, GREY), **wanted}.items():
+            if key and known.get(key) != colour:
+                with suppress(RunHeldError), self.lab.tracker.adding_to(key) as log:  # it is being trained again
+                    log.set_tags({COLOUR: colour})
+        self.ledger.set_attribute(COLOURED, wanted)
 
     def _publish_best(self) -> None:
         for outcome in pareto(outcomes_of(self.ledger.entries)):  # the best is one of them

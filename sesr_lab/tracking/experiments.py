@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sqlite3
@@ -15,6 +14,7 @@ from urllib.request import url2pathname
 from sesr_lab.tracking.answers import NeedsUser
 from sesr_lab.tracking.secrets import shown
 from sesr_lab.tracking.store import sqlite_path
+from sesr_lab.tracking.views import views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What the UI stores when one shares a view of an experiment's runs: ours has scores and costs as columns, best
-# first, where the UI's own shows neither. A UI that does not know it shows its own.
-VIEW = "viewStateShareKey=sesr"
-_VIEW_TAG = "mlflow.sharedViewState.sesr"
-_COLUMNS = {
-    "attributes": ("Models",),
-    "metrics": ("best_psnr", "best_ssim", "macs_720p", "params"),
-    "params": ("m", "f", "feature_size", "block", "scale"),
-}
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -54,6 +45,9 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
             f" --experiment-id {number}`, or free its name with `mlflow gc --backend-store-uri {shown(uri)}"
             f" --experiment-ids {number}`"
         )
+    for tag, view in views().items():
+        if tag not in found.tags:  # an earlier version has made it
+            client.set_experiment_tag(found.experiment_id, tag, view)
     return str(found.experiment_id)
 
 
@@ -90,7 +84,7 @@ def _create(client: MlflowClient, uri: str, name: str) -> Experiment:
     from mlflow.exceptions import MlflowException
 
     try:
-        number = client.create_experiment(name, _artifacts(uri, name), {_VIEW_TAG: _view()})
+        number = client.create_experiment(name, _artifacts(uri, name), views())
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -118,8 +112,3 @@ def _folder_of(name: str) -> str:
 def _local(location: str) -> Path | None:
     parts = urlsplit(location)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
-
-
-def _view() -> str:
-    columns = [f"{kind}.`{name}`" for kind, names in _COLUMNS.items() for name in names]
-    return json.dumps({"selectedColumns": columns, "orderByKey": "metrics.`best_psnr`", "orderByAsc": False})

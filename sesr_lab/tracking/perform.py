@@ -15,10 +15,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 from sesr_lab import faults
 from sesr_lab.tracking.answers import Refused, answer_to
+from sesr_lab.tracking.champions import CHECKSUM, WEIGHTS
 from sesr_lab.tracking.experiments import experiment_id
 from sesr_lab.tracking.journal import Record
 from sesr_lab.tracking.outgoing import Outgoing, Place
-from sesr_lab.tracking.publication import CHECKSUM, WEIGHTS, publish
+from sesr_lab.tracking.publication import publish
 from sesr_lab.tracking.store import is_http
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ class Carrier:
                     pass  # it was made when its place became known
                 case "resume":
                     self.client.update_run(place.run_id, status="RUNNING")
+                case "experiment":
+                    for key, value in content["values"].items():
+                        self.client.set_experiment_tag(place.experiment_id, key, value)
                 case "dataset":
                     self.client.log_inputs(place.run_id, datasets=[_dataset(content)])
                 case "model_input":

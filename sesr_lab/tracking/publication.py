@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sesr_lab import faults
+from sesr_lab.tracking.champions import CHECKSUM, crown, label
 from sesr_lab.tracking.outgoing import Place
 from sesr_lab.tracking.store import is_http
 
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
-CHECKSUM = "sesr.sha256"
-WEIGHTS = "weights.safetensors"
-"""The file that a version is of no use without."""
-_SCORE, _FLOOR, _DATA = "sesr.psnr_db", "sesr.bicubic_psnr_db", "sesr.data_fingerprint"
-_PAGE = 200
+_DATA = "sesr.data_fingerprint"
 _default_store = threading.Lock()
 
 
@@ -42,14 +38,12 @@ class Publication:
     tags: Mapping[str, str]
     """Of the version; `sesr.sha256` tells whether it is there already."""
     description: str
-    """Markdown; `{uri}` stands for the version's."""
+    """Markdown; `{uri}` stands for the version's, `{run}` for the link to its run."""
     scores: Mapping[str, float]
     step: int
     data: tuple[str, str]
     """Name and digest of the data on which it was scored."""
     time_ms: int
-    model_tags: Mapping[str, str] = field(default_factory=dict)
-    """Of the registered model as a whole, when this version is its champion."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     """Files of the version by name, each a path among the artifacts of the run that publishes it."""
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -74,103 +68,11 @@ def publish(
         faults.point("version made")
     model_id = str(version.source).removeprefix("models:/")
     where = f"models:/{name}/{version.version}"
-    client.update_model_version(name, str(version.version), content["description"].replace("{uri}", where))
+    description = content["description"].replace("{uri}", where).replace("{run}", _ui_path(place))
+    client.update_model_version(name, str(version.version), description)
     crown(client, name, content["tags"].get(_DATA, ""))
-    if aliases_of(client, name).get(CHAMPION) == int(version.version):
-        for key, value in content["model_tags"].items():
-            client.set_registered_model_tag(name, key, value)
+    label(client, name)
     return where, model_id
-
-
-def crown(client: MlflowClient, name: str, data_fingerprint: str) -> None:
-    """Points the champions' aliases to the best, and looks again after a move: another may have published meanwhile."""
-    for _ in range(10):
-        known = versions_of(client, name)
-        moves = _moves(client, known, aliases_of(client, name), data_fingerprint)
-        for alias, number in moves.items():
-            if number is None:
-                client.delete_registered_model_alias(name, alias)
-            else:
-                client.set_registered_model_alias(name, alias, str(number))
-        if not moves:
-            return
-
-
-def _moves(
-    client: MlflowClient, known: list[ModelVersion], aliases: Mapping[str, int], data_fingerprint: str
-) -> dict[str, int | None]:
-    """The aliases that should point elsewhere, and where to; None takes one away.
-
-    Scores on different data do not compare, so the plain champion is replaced by one of its own data only. Nothing
-    below bicubic is a champion, nor one whose files are gone; a version that is not ours is left alone.
-    """
-    by_number = {int(version.version): version for version in known}
-    best = _best(client, [version for version in known if version.tags.get(_DATA) == data_fingerprint])
-    wanted: dict[str, int | None] = {champion_alias(data_fingerprint): None if best is None else int(best.version)}
-    crowned = aliases.get(CHAMPION)
-    present = by_number.get(crowned) if crowned is not None else None
-    if present is None or present.tags.get(_DATA) == data_fingerprint or _is_unfit(client, present):
-        wanted[CHAMPION] = None if best is None else int(best.version)
-    return {alias: number for alias, number in wanted.items() if aliases.get(alias) != number}
-
-
-def _best(client: MlflowClient, rivals: list[ModelVersion]) -> ModelVersion | None:
-    """The first of those with the highest score, if it is above bicubic and its files are there."""
-    scored = [version for version in rivals if score_of(version) is not None]
-    ranked = sorted(scored, key=lambda version: (-(score_of(version) or 0.0), int(version.version)))
-    return next((version for version in ranked if _may_be_champion(client, version)), None)
-
-
-def _may_be_champion(client: MlflowClient, version: ModelVersion) -> bool:
-    score, floor = score_of(version), _number(version.tags.get(_FLOOR))
-    return score is not None and (floor is None or score >= floor) and has_files(client, version)
-
-
-def _is_unfit(client: MlflowClient, version: ModelVersion) -> bool:
-    return CHECKSUM in version.tags and not _may_be_champion(client, version)
-
-
-def score_of(version: ModelVersion) -> float | None:
-    """The version's PSNR in dB; None where its tags have none."""
-    return _number(version.tags.get(_SCORE)) if CHECKSUM in version.tags else None
-
-
-def has_files(client: MlflowClient, version: ModelVersion) -> bool:
-    """Whether the logged model that the version stands for is there, with its weights."""
-    from mlflow.exceptions import MlflowException
-
-    model_id = str(version.source).removeprefix("models:/")
-    try:
-        client.get_logged_model(model_id)  # one that was deleted still has its files for a while
-        there = client.list_logged_model_artifacts(model_id)
-        return any(file.path == WEIGHTS for file in there)
-    except MlflowException as error:
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"}:
-            return False
-        raise
-
-
-def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """The versions of that model, by number."""
-    quote = '"' if "'" in name else "'"
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = {quote}{name}{quote}", _PAGE, ["version_number ASC"], token)
-        found += [version for version in page if version.name == name]
-        token = page.token
-        if not token:
-            return found
-
-
-def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
-    """The version that each of the model's aliases points to."""
-    return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
-
-
-def champion_alias(data_fingerprint: str) -> str:
-    """The alias of the best version on the data with that fingerprint."""
-    return f"{CHAMPION}-{data_fingerprint[:8]}"
 
 
 def _version_of_run(client: MlflowClient, run_id: str, name: str, checksum: str) -> ModelVersion | None:
@@ -195,7 +97,7 @@ def _logged_model(client: MlflowClient, place: Place, content: Mapping[str, Any]
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
             for name, text in content["texts"].items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
+                (Path(folder) / name).write_text(text.replace("{run}", _ui_path(place)), encoding="utf-8")
             for name, blob in files.items():
                 (Path(folder) / name).write_bytes(blob)
             client.log_model_artifacts(model_id, folder)
@@ -241,6 +143,10 @@ def _create_version(
     return made
 
 
+def _ui_path(place: Place) -> str:
+    return f"#/experiments/{place.experiment_id}/runs/{place.run_id}"
+
+
 def _register(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -270,10 +176,3 @@ def _as_default_store(uri: str) -> Iterator[None]:
             mlflow.set_tracking_uri(explicit)  # type: ignore[arg-type]  # None takes the setting back
             if before is not None:
                 os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

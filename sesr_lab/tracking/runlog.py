@@ -92,6 +92,10 @@ class RunLog:
         Image.fromarray(picture).save(png, "PNG", compress_level=1)  # training waits for this one
         self._append("picture", {"key": key, "step": step, "time_ms": now_ms()}, png.getvalue())
 
+    def describe_experiment(self, tags: Mapping[str, str]) -> None:
+        """Tags of the experiment that the run is in, the last value of each."""
+        self._append("experiment", {"values": {key: hide(value) for key, value in tags.items()}})
+
     def log_file(self, content: Path | bytes, path: str) -> None:
         """A file at `path` among the run's artifacts, as in `logs/traceback.txt`.
 

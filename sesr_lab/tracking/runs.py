@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from sesr_lab.errors import RunHeldError, StoreAwayError, StoreError
 from sesr_lab.tracking.answers import reporting
 from sesr_lab.tracking.delivery import Delivery
-from sesr_lab.tracking.experiments import VIEW, experiment_id, put_right
+from sesr_lab.tracking.experiments import experiment_id, put_right
 from sesr_lab.tracking.journal import Journals, state_folder
 from sesr_lab.tracking.origin import origin
 from sesr_lab.tracking.outgoing import Outgoing, Story, place_of
@@ -23,6 +23,7 @@ from sesr_lab.tracking.reading import Archive, RunInfo
 from sesr_lab.tracking.runlog import RunLog, now_ms
 from sesr_lab.tracking.secrets import hide, shown
 from sesr_lab.tracking.store import connect, is_http
+from sesr_lab.tracking.views import page, run_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,8 +33,6 @@ __all__ = ["Delivered", "RunInfo", "RunLog", "Trace", "Tracker", "open_store"]
 END_PATIENCE_S = 10.0
 """How long the end of a command waits for a store that takes nothing; what is left stays in the journals."""
 _LEFTOVERS_PATIENCE_S, _LEFTOVERS_LIMIT_S = 2.0, 10.0
-# Without it the UI opens on its pages for language models.
-_FOR_TRAINING = "workflowType=machine_learning"
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Tracker(Archive):
         place = place_of(self.journals, key)
         if not place.run_id:
             return None
-        url = f"{shown(self.uri)}/#/experiments/{place.experiment_id}/runs/{place.run_id}?{_FOR_TRAINING}"
+        url = shown(self.uri) + run_page(place.experiment_id, place.run_id)
         return Delivered(
             place.run_id, place.experiment_id, place.model, place.model_id, url if is_http(self.uri) else ""
         )
@@ -236,7 +235,7 @@ class Tracker(Archive):
 
     def page(self, experiment_id: str) -> str:
         """Where in the UI the experiment's runs are, to be put behind the server's address."""
-        return f"/#/experiments/{experiment_id}/runs?{VIEW}&{_FOR_TRAINING}"
+        return page(experiment_id)
 
     def reporting(self, doing: str) -> AbstractContextManager[None]:
         """Turns what MLflow raises inside into a StoreError about `doing`."""

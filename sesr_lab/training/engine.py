@@ -163,8 +163,7 @@ def make_engine(
         raise ConfigError(f"--engine {name}: it trains collapsed blocks only; use simple for expanded ones")
     if next(network.parameters()).device.type == "cpu" and torch.get_num_threads() > cores.allowed():
         torch.set_num_threads(cores.allowed())  # threads in each other's way: 16 on two cores take twice as long as 2
-    if name == "auto":
-        name = _fastest(network, pool, recipe)
+    name = engine_of(name, network, pool, recipe)
     if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
         raise ConfigError(f"--engine kernel: {reason}; use auto")
     if name in ("compiled", "graph") and not next(network.parameters()).is_cuda:
@@ -174,6 +173,11 @@ def make_engine(
         return GraphEngine(network, pool, recipe, compiles=pays)
     classes = {"simple": SimpleEngine, "compiled": CompiledEngine, "kernel": kernel.KernelEngine}
     return cast(Engine, classes[name](network, pool, recipe))
+
+
+def engine_of(name: EngineName, network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
+    """The engine that runs where `name` is asked for."""
+    return _fastest(network, pool, recipe) if name == "auto" else name
 
 
 def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:

@@ -15,8 +15,9 @@ from sesr_lab.errors import StoreError
 from sesr_lab.registry.lookup import Named
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.tracking import measures
 from sesr_lab.tracking.runlog import RunLog
-from sesr_lab.trials import checkpoint, trial
+from sesr_lab.trials import checkpoint, notes, trial
 from sesr_lab.trials.lab import Interrupted, Lab, Task, load_data, patiently
 from sesr_lab.trials.outcome import Outcome
 from sesr_lab.trials.recorder import Recorder, is_out_of_memory
@@ -107,7 +108,8 @@ def record_untrained(lab: Lab, task: Task, outcome: Outcome) -> Outcome:
         params=_params(task.config),
         parent_key=task.study_key,
     )
-    log.log_constants({"params": outcome.params, "macs_720p": outcome.macs_720p, **task.target_metrics})
+    log.log_constants(measures.costs(outcome.params, outcome.macs_720p, outcome.latency_ms))
+    log.set_tags(notes.closing(task, outcome))
     log.end("KILLED" if outcome.result == "over budget" else "FAILED", outcome.result)
     lab.view.note(f"{task.label}: {outcome.result}: {outcome.reason}")
     return replace(outcome, key=log.key)
@@ -165,7 +167,10 @@ def _begin(lab: Lab, task: Task, data: Data, parent: Named | None, key: str) -> 
         key,
         experiment=task.experiment,
         name=task.label,
-        tags={**task.tags, **_identity(task, data), **lineage, DATABASE: lab.locks.identity},
+        tags={
+            **{**task.tags, **_identity(task, data), **lineage, DATABASE: lab.locks.identity},
+            notes.NOTE: notes.beginning(task),
+        },
         parent_key=task.study_key,
     )
 

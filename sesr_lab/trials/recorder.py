@@ -17,11 +17,13 @@ from sesr_lab.registry.publish import KEPT, ClaimLostError, keep, prepare
 from sesr_lab.registry.version import ModelFacts
 from sesr_lab.scores.comparison import draw_strip
 from sesr_lab.scores.metrics import Score
+from sesr_lab.tracking import measures
 from sesr_lab.tracking.runlog import RunLog
 from sesr_lab.tracking.secrets import hide
 from sesr_lab.training.trainer import Checkpoint, Evaluation, Restart
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Lab, Task, untrained
+from sesr_lab.trials.notes import closing
 from sesr_lab.trials.outcome import Outcome, Result
 
 REGISTERED_KINDS = ("train", "parent")
@@ -74,9 +76,7 @@ class Recorder:
     def pruned(self, reason: str, at: Evaluation) -> Outcome:
         """Ends the run of a network that its study gives up; how it stood."""
         best = max(self._scored, key=lambda score: score.psnr)
-        self.log.set_tags({"sesr.reason": reason})
-        self.log.end("KILLED", "pruned")
-        return replace(
+        outcome = replace(
             untrained(self.task, "pruned", reason, key=self.log.key),
             steps=at.step,
             seconds=at.seconds,
@@ -86,6 +86,9 @@ class Recorder:
             bicubic_psnr=self.started.bicubic.psnr if self.started else None,
             parent=None if self.parent is None else self.parent.name,
         )
+        self.log.set_tags({"sesr.reason": reason, **self._closing(outcome)})
+        self.log.end("KILLED", "pruned")
+        return outcome
 
     def failed(self, error: BaseException) -> Outcome:
         """Ends the run that has raised `error`, the traceback of a bug among its artifacts; how it ended.
@@ -94,25 +97,27 @@ class Recorder:
         """
         reason = hide(str(error).strip() or type(error).__name__).splitlines()[0][:500]
         result: Result = "out of memory" if is_out_of_memory(error) else "failed"
-        self.log.set_tags({"sesr.reason": reason})
+        outcome = untrained(self.task, result, reason, key=self.log.key)
+        self.log.set_tags({"sesr.reason": reason, **self._closing(outcome)})
         if not isinstance(error, SesrError):
             text = hide("".join(traceback.format_exception(error)))
             self.log.log_file(text.encode(), "traceback.txt")
         self.log.end("FAILED", result)
-        return untrained(self.task, result, reason, key=self.log.key)
+        return outcome
 
     def _write(self, event: trial.Event) -> None:
         if isinstance(event, trial.Started):
             self.started = event
-            self.log.log_constants({**_constants(event), **self.task.target_metrics})
-            self.log.set_tags({"sesr.device": event.device, "sesr.engine": event.engine, **self.task.target_tags})
+            latency_ms = self.task.target_metrics.get("latency_ms")
+            self.log.log_constants(measures.costs(event.costs.params, event.costs.macs_720p, latency_ms))
+            self.log.set_tags({**_facts(event), **self.task.target_tags})
         elif isinstance(event, Evaluation):
             self.log.log_metrics(_scores(event), step=event.step)
             self._scored.append(event.score)
         elif isinstance(event, trial.Strip):
             scale = self.task.config.scale
             picture = draw_strip(event.bicubic, event.network, event.original, scale=scale)
-            self.log.log_picture("validation", picture, step=event.step)
+            self.log.log_picture(measures.PICTURE, picture, step=event.percent)
         elif isinstance(event, Restart):
             self.lab.view.note(f"{self.task.label}: starting over at a lower learning rate: {event.reason}")
             self.log.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
@@ -134,11 +139,16 @@ class Recorder:
         if end.status == "finished" and end.best is not None:
             self._keep(end)
         faults.point("network kept")
-        if end.reason:
-            self.log.set_tags({"sesr.reason": end.reason})
+        outcome = self._outcome(end)
+        self.log.set_tags({**({"sesr.reason": end.reason} if end.reason else {}), **self._closing(outcome)})
         self.log.end("FINISHED" if end.status == "finished" else "FAILED", end.status)
         faults.point("run ended")
-        return self._outcome(end)
+        return outcome
+
+    def _closing(self, outcome: Outcome) -> dict[str, str]:
+        started = self.started
+        where = "" if started is None else f"the engine {started.engine} on {started.device}"
+        return closing(self.task, outcome, where=where)
 
     def _keep(self, end: trial.Finished) -> None:
         """Stores the network with the run, and has it registered where its kind is."""
@@ -162,7 +172,7 @@ class Recorder:
         if not self.may_publish():
             name = config.architecture.registered_name(self.lab.prefix)
             raise ClaimLostError(f"{name}: another process has taken over this training; its version counts")
-        scores = {"best_psnr": facts.psnr_db, "best_ssim": facts.ssim}
+        scores = measures.best(facts.psnr_db, facts.ssim)
         prepared = prepare(
             config.architecture.registered_name(self.lab.prefix),
             weights=end.best.weights,
@@ -206,22 +216,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _constants(started: trial.Started) -> dict[str, float]:
-    """Costs and bicubic's scores: metrics, so that the UI sorts and plots by them."""
+def _facts(started: trial.Started) -> dict[str, str]:
+    """What does not change in a run and is no ground to choose a network by: tags, of which the UI draws no charts."""
     return {
-        **{key: float(value) for key, value in asdict(started.costs).items()},
-        "bicubic_psnr": started.bicubic.psnr,
-        "bicubic_ssim": started.bicubic.ssim,
-        "training_pictures": float(started.images),
+        "sesr.device": started.device,
+        "sesr.engine": started.engine,
+        "sesr.bicubic_psnr_db": f"{started.bicubic.psnr:.4f}",
+        "sesr.bicubic_ssim": f"{started.bicubic.ssim:.4f}",
+        "sesr.training_pictures": str(started.images),
+        **{f"sesr.{key}": str(value) for key, value in asdict(started.costs).items()},
     }
 
 
 def _scores(evaluation: Evaluation) -> dict[str, float]:
-    return {
-        "psnr": evaluation.score.psnr,
-        "ssim": evaluation.score.ssim,
-        "loss": evaluation.loss,
-        "learning_rate": evaluation.learning_rate,
-        "patches_per_second": evaluation.patches_per_second,
-        "seconds": evaluation.seconds,
-    }
+    return measures.rounded(
+        {
+            measures.PSNR: evaluation.score.psnr,
+            measures.SSIM: evaluation.score.ssim,
+            measures.LOSS: evaluation.loss,
+            measures.LEARNING_RATE: evaluation.learning_rate,
+            measures.PACE: evaluation.patches_per_second,
+            measures.SECONDS: evaluation.seconds,
+        }
+    )

@@ -23,9 +23,9 @@ from sesr_lab.network.model import SESR
 from sesr_lab.scores.evaluate import Forward, Validator
 from sesr_lab.scores.metrics import Score
 from sesr_lab.study.config import TrialConfig, one_of
-from sesr_lab.training import kernel
-from sesr_lab.training.engine import ENGINES, EngineName
-from sesr_lab.training.trainer import Budget, Checkpoint, Evaluation, Fitted, Launched, Progress, Status, fit
+from sesr_lab.training import cores, kernel
+from sesr_lab.training.engine import ENGINES, EngineName, engine_of
+from sesr_lab.training.trainer import ROUNDING, Budget, Checkpoint, Evaluation, Fitted, Launched, Progress, Status, fit
 from sesr_lab.training.transfer import start_from
 
 STRIPS = 4
@@ -53,6 +53,8 @@ class Strip:
     """One validation picture's luma, in levels of 255: three arrays (H, W)."""
 
     step: int
+    percent: int
+    """Of the training, a multiple of 100 / STRIPS: runs with the same schedule or not have the same."""
     bicubic: NDArray[np.float64] = field(repr=False)
     network: NDArray[np.float64] = field(repr=False)
     original: NDArray[np.float64] = field(repr=False)
@@ -100,6 +102,13 @@ def place(device: str = "auto", engine: str = "auto") -> Place:
     return Place(chosen, engine)
 
 
+def name_of(device: torch.device) -> str:
+    """What the device is, as in `cuda:0, NVIDIA H100` or `cpu, 2 threads`."""
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    return f"{device}, {min(torch.get_num_threads(), cores.allowed())} threads"
+
+
 def run(
     config: TrialConfig,
     where: Place,
@@ -138,13 +147,14 @@ def run_in_turns(
     loaded.check_patch(recipe.patch)
     pool, validator = _material(config.data, config.scale, where.device)
     steps = config.steps_for(pool.images)
-    yield Started(trial_costs(config), validator.bicubic, steps, pool.images, str(where.device), where.engine)
     network = _network(config, where.device)
+    engine = engine_of(where.engine, network, pool, recipe)
+    yield Started(trial_costs(config), validator.bicubic, steps, pool.images, name_of(where.device), engine)
     if parent is not None and resume is None:
         batches = _batches(pool, config, where.device)
         start_from(network, {name: tensor.to(where.device) for name, tensor in parent.items()}, batches)
     if resume is None:
-        yield Strip(0, *validator.strip(network))
+        yield Strip(0, 0, *validator.strip(network))
     events = fit(
         network,
         pool,
@@ -232,7 +242,7 @@ def _watched(
     kept = None if resume is None else _kept_in(resume, "best")
     best = _better(kept, None) if kept is not None else None
     last = None if resume is None else _kept_in(resume, "last")
-    due = 1 / STRIPS
+    due = _strips_until(last.fraction if last else 0.0) + 1
     scorer = _network(config, device)
     for event in events:
         if isinstance(event, Fitted):
@@ -243,10 +253,15 @@ def _watched(
             continue
         last = event
         best = _better(event, best)
-        if event.fraction >= due:
-            due = min(event.fraction + 1 / STRIPS, 1.0)
+        if (shown := _strips_until(event.fraction)) >= due:
+            due = shown + 1
             scorer.load_state_dict(event.weights)
-            yield Strip(event.step, *validator.strip(scorer))
+            yield Strip(event.step, 100 * shown // STRIPS, *validator.strip(scorer))
+
+
+def _strips_until(fraction: float) -> int:
+    """How many strips a run shows up to there, without the one at its start."""
+    return math.floor(fraction * STRIPS + ROUNDING)
 
 
 def _better(new: Evaluation, best: Evaluation | None) -> Evaluation | None:

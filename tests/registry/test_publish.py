@@ -4,36 +4,31 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-from uuid import uuid4
 
 import mlflow
 import pytest
 import torch
 from mlflow.entities import LoggedModelStatus
 from mlflow_store import Server, new_store
+from registered import DIV2K, NAME, PHOTOS, facts_of, network_weights, publish, published, run_id_of, start
 from safetensors import safe_open
 from torch import Tensor
 
 import sesr_lab
 from sesr_lab.errors import ModelError, ParentError
-from sesr_lab.network.cost import costs
 from sesr_lab.network.model import SESR, from_weights, run_collapsed
 from sesr_lab.registry import catalog
 from sesr_lab.registry import publish as registry
 from sesr_lab.registry.catalog import by_number, champion, load, promote, resolve, version_of_run, versions
-from sesr_lab.registry.version import Lineage, ModelFacts, Version, lineage_of
+from sesr_lab.registry.version import Version, describe, lineage_of
 from sesr_lab.registry.weights import load_file
 from sesr_lab.study.config import Architecture
 from sesr_lab.tracking import delivery
 from sesr_lab.tracking.runs import RunLog, Tracker, open_store
 from sesr_lab.tracking.store import is_http
-
-PHOTOS, DIV2K = "aaaaaaaa00000000", "bbbbbbbb11111111"
-NAME = "sesr-m1-f4-p8-collapsed-x2"
 
 
 @pytest.fixture
@@ -48,59 +43,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     published(tracker)
     published(tracker, 29.0, seed=1)
     return tracker
-
-
-def start(tracker: Tracker) -> RunLog:
-    return tracker.begin(uuid4().hex, experiment="trials", name="t0001")
-
-
-def run_id_of(tracker: Tracker, run: RunLog) -> str:
-    found = tracker.wait_for(run.key)
-    assert found is not None
-    return found.run_id
-
-
-def publish(
-    tracker: Tracker,
-    run: RunLog,
-    *,
-    name: str,
-    weights: Mapping[str, Tensor],
-    facts: ModelFacts,
-    parent: Lineage | None = None,
-) -> Version:
-    """The version that the run has published, once it is there."""
-    registry.publish(run, registry.prepare(name, weights=weights, facts=facts, parent=parent))
-    assert tracker.flush() == 0
-    found = tracker.delivered(run.key)
-    assert found is not None
-    return by_number(tracker, name, int(found.model.rpartition("/")[2]))
-
-
-def network_weights(scale: int = 2, seed: int = 0) -> dict[str, Tensor]:
-    torch.manual_seed(seed)
-    return dict(SESR(m=1, f=4, feature_size=8, scale=scale).state_dict())
-
-
-def facts_of(psnr_db: float = 30.0, data: str = PHOTOS, scale: Literal[2, 4] = 2) -> ModelFacts:
-    return ModelFacts(
-        architecture=Architecture(m=1, f=4, feature_size=8, block="collapsed", scale=scale),
-        psnr_db=psnr_db,
-        ssim=0.9,
-        bicubic_psnr_db=29.0,
-        bicubic_ssim=0.88,
-        costs=costs(m=1, f=4, feature_size=8, scale=scale),
-        data="photos" if data == PHOTOS else "div2k",
-        data_fingerprint=data,
-        recipe="fast",
-        steps=2000,
-        config_fingerprint="c0ffee",
-    )
-
-
-def published(tracker: Tracker, psnr_db: float = 30.0, data: str = PHOTOS, seed: int = 0) -> Version:
-    facts = facts_of(psnr_db, data)
-    return publish(tracker, start(tracker), name=NAME, weights=network_weights(seed=seed), facts=facts)
 
 
 def weights_path(tracker: Tracker, version: Version) -> Path:
@@ -149,11 +91,7 @@ def test_the_papers_networks_have_no_tags_for_what_came_later(tracker: Tracker) 
 def test_the_files_are_of_use_without_us(tracker: Tracker) -> None:
     version = published(tracker)
     folder = weights_path(tracker, version).parent
-    assert {path.name for path in folder.iterdir()} == {
-        "weights.safetensors",
-        "collapsed.safetensors",
-        "README.md",
-    }
+    assert {"weights.safetensors", "collapsed.safetensors", "README.md"} <= {path.name for path in folder.iterdir()}
     with safe_open(folder / "collapsed.safetensors", "pt") as file:
         collapsed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         assert '"m": 1' in file.metadata()["architecture"]
@@ -174,6 +112,66 @@ def test_people_find_scores_costs_and_commands_in_the_description(tracker: Track
     text = tracker.client.get_model_version(NAME, "1").description
     for part in ("30.50", "+1.50 dB over bicubic", "photos", "fast recipe", f"sesr-lab evaluate {version.uri}"):
         assert part in text
+
+
+def test_the_card_links_the_run_and_the_parent_and_names_the_licence_of_the_data(tracker: Tracker) -> None:
+    parent = published(tracker)
+    child = publish(
+        tracker,
+        start(tracker),
+        name="sesr-m1-f4-p8-collapsed-x4",
+        weights=network_weights(4),
+        facts=facts_of(scale=4),
+        parent=lineage_of(parent),
+    )
+    experiment = tracker.experiment("trials")
+    folder = weights_path(tracker, child).parent
+    for text in (
+        tracker.client.get_model_version(child.name, "1").description,
+        (folder / "README.md").read_text(encoding="utf-8"),
+    ):
+        assert f"[this run](#/experiments/{experiment}/runs/{child.run_id})" in text
+        assert f"[{NAME} version 1](#/models/{NAME}/versions/1)" in text
+        assert "licence: public domain, CC0, or none stated" in text
+        assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("div2k", "academic research"), ("hub:a/b", "huggingface.co/datasets/a/b"), ("folder:/x", "not known here")],
+)
+def test_the_card_says_where_the_licence_of_the_data_is(source: str, says: str) -> None:
+    card = describe(replace(facts_of(), data=source), uri="models:/x/1", parent=None)
+    assert says in card
+
+
+def model_tags(tracker: Tracker) -> dict[str, str]:
+    return dict(tracker.client.get_registered_model(NAME).tags)
+
+
+def test_the_list_of_models_says_scale_best_psnr_and_cost(tracker: Tracker) -> None:
+    published(tracker, 31.126)
+    gmacs = f"{facts_of().costs.macs_720p / 1e9:.2f}"
+    assert model_tags(tracker) == {"scale": "x2", "psnr_db": "31.13", "data": "photos", "gmacs_720p": gmacs}
+    published(tracker, 30.0, seed=1)
+    assert model_tags(tracker)["psnr_db"] == "31.13", "a worse version does not change it"
+    published(tracker, 32.0, seed=2)
+    assert model_tags(tracker)["psnr_db"] == "32.00"
+    promote(tracker, f"models:/{NAME}/2", "champion")
+    assert model_tags(tracker)["psnr_db"] == "30.00", "the champion is who the user says it is"
+
+
+def test_the_list_of_models_knows_networks_below_bicubic_too(tracker: Tracker) -> None:
+    published(tracker, 28.0)
+    assert model_tags(tracker)["psnr_db"] == "28.00"
+
+
+def test_the_list_of_models_follows_a_champion_whose_files_are_gone(tracker: Tracker) -> None:
+    lost = published(tracker, 31.0)
+    published(tracker, 30.0, seed=1)
+    tracker.client.delete_logged_model(lost.model_id)
+    resolve(tracker, NAME)
+    assert model_tags(tracker)["psnr_db"] == "30.00"
 
 
 def test_the_ui_links_model_run_scores_and_version(tracker: Tracker) -> None:

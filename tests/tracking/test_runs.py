@@ -15,6 +15,7 @@ from PIL import Image
 from sesr_lab.errors import RunHeldError, StoreError
 from sesr_lab.tracking import reading
 from sesr_lab.tracking.runs import RunInfo, RunLog, Tracker, open_store
+from sesr_lab.tracking.views import page, views
 
 
 @pytest.fixture
@@ -58,12 +59,26 @@ def test_an_experiment_is_made_once_however_many_ask_for_it(tracker: Tracker) ->
     assert tracker.client.get_experiment(ids.pop()).name == "x2 on photos"
 
 
-def test_the_ui_s_table_of_runs_starts_with_scores_and_costs_best_first(tracker: Tracker) -> None:
+def test_an_experiment_has_the_views_that_its_page_opens_on(tracker: Tracker) -> None:
     number = tracker.experiment("trials")
-    assert tracker.page(number) == f"/#/experiments/{number}/runs?viewStateShareKey=sesr&workflowType=machine_learning"
-    view = json.loads(tracker.client.get_experiment(number).tags["mlflow.sharedViewState.sesr"])
-    assert {"metrics.`best_psnr`", "metrics.`macs_720p`"} <= set(view["selectedColumns"])
-    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best_psnr`", False)
+    assert views().items() <= tracker.client.get_experiment(number).tags.items()
+    assert tracker.page(number) == page(number)
+
+
+def test_an_experiment_of_an_earlier_version_gets_the_views_and_keeps_what_users_have_saved(tracker: Tracker) -> None:
+    mine = {"mlflow.sharedViewState.sesr-table": "mine", "mlflow.sharedViewState.sesr": "of 0.1.0"}
+    number = tracker.client.create_experiment("old", tags=mine)
+    assert tracker.experiment("old") == number
+    tags = tracker.client.get_experiment(number).tags
+    assert mine.items() <= tags.items()
+    assert tags["mlflow.sharedViewState.sesr-pareto"] == views()["mlflow.sharedViewState.sesr-pareto"]
+
+
+def test_a_run_can_describe_its_experiment_again_and_again(tracker: Tracker, run: RunLog) -> None:
+    for text in ("first", "last"):
+        run.describe_experiment({"mlflow.note.content": text})
+    number = stored(tracker, run).experiment_id
+    assert tracker.client.get_experiment(number).tags["mlflow.note.content"] == "last"
 
 
 def test_a_deleted_experiment_is_named_with_the_commands_that_help(tracker: Tracker) -> None:
