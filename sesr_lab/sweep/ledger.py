@@ -170,6 +170,11 @@ class Ledger:
         ended = (entry for entry in self.entries if entry.state in ("complete", "pruned") and entry.twin is None)
         return next((entry for entry in ended if entry.fingerprint == fingerprint and entry.number != number), None)
 
+    def in_flight(self, fingerprint: str, before: int | None = None) -> Entry | None:
+        """The trial that trains the network now, whoever's it is, of those before another."""
+        running = (entry for entry in self.entries if entry.state == "running" and entry.fingerprint == fingerprint)
+        return next((entry for entry in running if before is None or entry.number < before), None)
+
     def entry(self, number: int) -> Entry:
         """The trial as it is stored now."""
         self.refresh()

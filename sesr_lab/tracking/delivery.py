@@ -274,6 +274,8 @@ class Delivery:
         if known:
             return str(known)
         found = self.carrier.find(key)
+        if found is None and (self.journals.folder / key).is_dir():  # another process here is about to make it
+            return None
         return "" if found is None else str(found.info.run_id)
 
     def _carry(self, run: Outgoing, lane: Lane, records: list[Record]) -> None:

@@ -115,7 +115,7 @@ class Carrier:
                 case "publish":
                     self._publish(run, record)
                 case "end":
-                    self.client.set_terminated(place.run_id, content["status"], content["time_ms"])
+                    self._end(place, content)
                 case _:
                     raise Refused(f"a newer version has written {record.kind}")
 
@@ -154,6 +154,12 @@ class Carrier:
         self._file(run.place, f"{name}.png", blob)
         self._file(run.place, f"{name}+compressed.webp", thumbnail.getvalue())
         self.client.set_tag(run.place.run_id, "mlflow.loggedImages", "True")
+
+    def _end(self, place: Place, content: Mapping[str, Any]) -> None:
+        """A run that was found lost stays as it is where another machine has gone on with it and ended it."""
+        if content.get("reason") == "lost" and self.client.get_run(place.run_id).info.status != "RUNNING":
+            return
+        self.client.set_terminated(place.run_id, content["status"], content["time_ms"])
 
     def _file(self, place: Place, name: str, blob: bytes) -> None:
         path = PurePosixPath(name)
