@@ -214,6 +214,8 @@ class _Driver:
             del self.flights[flight.job.key]
             return
         faults.point("checkpoint kept" if isinstance(event, Checkpoint) else "score heard")
+        if isinstance(event, Evaluation) and flight.start.number is not None and (said := flight.progress(event)):
+            self.agenda.ledger.show_progress(flight.start.number, said)
         if isinstance(event, Evaluation) and (reason := self.agenda.hopeless(flight.start, event)):
             self.executor.cancel(flight.job.key)
             outcome = flight.recorder.pruned(reason, event)

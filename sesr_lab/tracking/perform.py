@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEY = "sesr.key"
 """The tag by which a run is found again, whoever has made it."""
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+"""What a store says of a run that it does not have: a server with basic authentication says the second."""
 BATCHED = ("metrics", "params", "tags")
 _MOST = {"metrics": 1000, "params": 100, "tags": 100}
 """As much as MLflow takes in one batch."""
@@ -57,6 +59,11 @@ class Carrier:
             faults.point("run created")
             return Place(made.info.run_id, number)
 
+    def look_for(self, key: str) -> Run | None:
+        """As `find`; what goes wrong is raised as an Answer."""
+        with self._asking():
+            return self.find(key)
+
     def find(self, key: str, number: str | None = None) -> Run | None:
         """The run that has that key as its tag or, made by version 0.1, as its id."""
         from mlflow.exceptions import MlflowException
@@ -68,7 +75,7 @@ class Carrier:
         try:
             run = self.client.get_run(key)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in _UNKNOWN:
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
