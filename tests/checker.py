@@ -6,21 +6,28 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import sqlalchemy as sa
+
 POINTS = "select count(*), count(distinct run_uuid || '/' || key || '/' || step) from metrics"
 
 
-def faults_in(folder: Path, *, networks: int) -> list[str]:
-    """What is wrong in the stores of a finished study of so many networks; nothing if all is well."""
+FINISHED = (
+    "select a.value_json from trial_user_attributes a join trials t using (trial_id)"
+    " where a.key = 'fingerprint' and t.state = 'COMPLETE'"
+)
+
+
+def faults_in(folder: Path, *, networks: int, url: str = "") -> list[str]:
+    """What is wrong in the stores of a finished study of so many networks; nothing if all is well.
+
+    Args:
+        url: of the study database, where it is none in the folder.
+    """
     found = []
-    with closing(sqlite3.connect(folder / "optuna.db")) as optuna:
-        fingerprints = [
-            row[0]
-            for row in optuna.execute(
-                "select a.value_json from trial_user_attributes a join trials t using (trial_id)"
-                " where a.key = 'fingerprint' and t.state = 'COMPLETE'"
-            )
-        ]
-        left = optuna.execute("select count(*) from trials where state in ('RUNNING', 'WAITING')").fetchone()[0]
+    engine = sa.create_engine(url or f"sqlite:///{folder / 'optuna.db'}", poolclass=sa.NullPool)
+    with engine.connect() as optuna:
+        fingerprints = [row[0] for row in optuna.execute(sa.text(FINISHED))]
+        left = optuna.execute(sa.text("select count(*) from trials where state in ('RUNNING', 'WAITING')")).scalar_one()
     if len(fingerprints) != networks or len(set(fingerprints)) != networks:
         found.append(f"{len(fingerprints)} networks finished, {len(set(fingerprints))} different, not {networks}")
     if left:

@@ -14,7 +14,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _out_of_reach(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SESR_LAB_STORAGE", "SESR_LAB_DIV2K_URL"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+        "SESR_LAB_STORAGE",
+        "SESR_LAB_DIV2K_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SESR_LAB_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("SESR_LAB_CACHE", str(shared_cache))

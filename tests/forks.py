@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,18 @@ class Forks:
 
     def run(self, folder: Path, **case: Any) -> int:
         """How the study's process ended: 0, 1 after a traceback, or minus a signal's number."""
+        self.begin(folder, **case)
+        return self.end()
+
+    def begin(self, folder: Path, **case: Any) -> None:
+        """Starts a study's process; another one waits until this one has ended."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"folder": str(folder), **case}) + "\n")
         self.process.stdin.flush()
+
+    def end(self) -> int:
+        """How the process ended that was begun; waits for it."""
+        assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
     def close(self) -> None:
@@ -86,20 +95,26 @@ def _kill_later(child: int, after_s: float) -> None:
 def _study(case: dict[str, Any], scripted: Any, sweep: Any) -> None:
     from labs import lab, storage, study
 
+    from sesr_lab.trials.locks import Locks
+
     folder = Path(case["folder"])
     os.environ["SESR_LAB_STATE"] = str(folder / "state")
     if "fault" in case:
         os.environ["SESR_LAB_FAULT"] = case["fault"]
-    chance = random.Random(str(folder))
+    chance = random.Random(f"{folder} {case.get('driver', '')}")
 
     def curve(config: Any, part: float) -> float:
         time.sleep(case.get("pause_s", 0.0) * chance.random())
         return 28.0 + 0.3 * config.m + 0.1 * config.f + part
 
-    here, _ = lab(folder)
+    here, notebook = lab(folder)
+    url = case.get("storage", storage(folder))
+    here = replace(here, locks=Locks(url))
     executor = scripted.Scripted(curve, slots=case.get("slots", 1), keeps=True)
-    sweep(study(case["data"], **case.get("study", {})), here, storage(folder), start=executor.start)
+    sweep(study(case["data"], **case.get("study", {})), here, url, start=executor.start)
     here.tracker.close()
+    with (folder / "notes.txt").open("a") as notes:
+        notes.writelines(f"{note}\n" for note in notebook.notes)
 
 
 if __name__ == "__main__":

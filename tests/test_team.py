@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from labs import photographs, spawn
 from mlflow.exceptions import MlflowException
 
 import sesr_lab
@@ -49,6 +50,13 @@ class Team:
         )
         assert done.returncode == 1
         return done.stderr
+
+    def dump(self, name: str) -> str:
+        """Everything that a database of the server holds, as text."""
+        run = [str(binaries() / "pg_dump"), "--host", str(self.folder / "pg"), "--inserts"]
+        run += ["--port", self.environment["TEAM_PG_PORT"], "--dbname", name]
+        account = {"user": "nobody"} if os.geteuid() == 0 else {}
+        return subprocess.run(run, capture_output=True, text=True, check=True, cwd="/", **account).stdout
 
     def secrets(self) -> list[str]:
         lines = (self.folder / "secrets").read_text().splitlines()
@@ -114,3 +122,64 @@ def test_a_team_logs_with_passwords_and_a_backup_goes_back_whole(
         assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "kept"
     finally:
         other("stop")
+
+
+STUDY = """
+trials = 2
+[space]
+m = [1]
+f = [2, 4]
+feature_size = [8]
+[train]
+data = "{data}"
+steps = 10
+patch = 32
+batch_size = 4
+"""
+
+
+def files_with(secret: str, *folders: Path) -> list[str]:
+    """Files below the folders in which a secret stands."""
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return [str(path) for path in found if secret.encode() in path.read_bytes()]
+
+
+def test_a_study_on_a_teams_stores_keeps_every_password_to_itself(folder: Path, tmp_path: Path) -> None:
+    team = Team(folder / "a", binaries())
+    (tmp_path / "tiny.toml").write_text(STUDY.format(data=photographs(tmp_path / "pictures")))
+    team("init")
+    try:
+        team("start")
+        alice = dict(word.split("=", 1) for word in team("user", "alice").split()[1:])
+        mlflow_password, optuna_password = team.secrets()[:2]
+        host = f"127.0.0.1:{team.environment['TEAM_PG_PORT']}"
+        studies = f"postgresql+psycopg://optuna:{optuna_password}@{host}/optuna"
+        database = f"postgresql+psycopg://mlflow:{mlflow_password}@{host}/mlflow"
+        said = ""
+        for words, variables in (
+            (("sweep", "tiny.toml"), {**alice, "SESR_LAB_STORAGE": studies}),
+            (("status",), {"SESR_LAB_STORAGE": f"postgresql://optuna@{host}/optuna", "PGPASSWORD": optuna_password}),
+            (("status", "--storage", studies.replace("/optuna", "/mlflow")), {}),
+            (("status", "--storage", studies.replace(host, "127.0.0.1:9")), {}),
+            (("models", "--tracking-uri", database), {}),
+            (("models", "--tracking-uri", database), {"MLFLOW_DEFAULT_ARTIFACT_ROOT": str(folder / "files")}),
+            (("models", "--tracking-uri", database.replace(mlflow_password, "not-this-one")), alice),
+            (("models",), {**alice, "MLFLOW_TRACKING_PASSWORD": "not-this-one"}),
+            (("doctor",), {**alice, "SESR_LAB_STORAGE": studies}),
+        ):
+            out, error = spawn(tmp_path, *words, **variables).communicate(timeout=300)
+            said += f"$ {' '.join(words)}\n{out}{error}"
+        assert "2 of 2" in said, said
+        assert "Traceback" not in said, said
+        assert "set MLFLOW_DEFAULT_ARTIFACT_ROOT" in said
+        said = "\n".join(line for line in said.splitlines() if not line.startswith("$ "))
+        dumps = [team.dump(name) for name in ("mlflow", "optuna")]
+        assert "sesr-m1-f4-p8" in dumps[0], "the study's networks are registered"
+        (team.folder / "secrets").rename(folder / "apart")
+        for secret in (mlflow_password, optuna_password, alice["MLFLOW_TRACKING_PASSWORD"], "not-this-one"):
+            assert secret not in said
+            assert all(secret not in dump for dump in dumps)
+            assert files_with(secret, tmp_path, team.folder) == []
+        (folder / "apart").rename(team.folder / "secrets")
+    finally:
+        team("stop")

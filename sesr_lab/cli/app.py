@@ -10,6 +10,7 @@ import typer
 
 from sesr_lab.cli import data, machine, networks, results, studies, training
 from sesr_lab.errors import SesrError
+from sesr_lab.tracking.secrets import hide
 
 DONE, USER_ERROR, BUG, INTERRUPTED = 0, 1, 3, 130
 
@@ -73,6 +74,6 @@ def run(arguments: list[str] | None = None) -> int:
             print("stopped; the same command goes on from here", file=sys.stderr)
         return end.code if isinstance(end.code, int) else DONE
     except Exception:  # a bug: its traceback is worth keeping
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
         return BUG
     return DONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -72,8 +72,8 @@ def show_confirmed(found: Sequence[Confirmed]) -> None:
     console().print(Sheet(title, columns, rows, styles={0: "bold green"}, expendable=["ties with", "seeds"]))
 
 
-def show_standing(found: Sequence[Standing], *, whole: bool) -> None:
-    """Where studies stand: a line for each, or all trials of one."""
+def show_standing(found: Sequence[Standing], *, whole: bool, unsent: Mapping[str, int]) -> None:
+    """Where studies stand: a line for each, or all trials of one; what runs, and what waits for MLflow's stores."""
     if not found:
         print("no study is stored here; start one: sesr-lab sweep")
         return
@@ -82,6 +82,36 @@ def show_standing(found: Sequence[Standing], *, whole: bool) -> None:
     console().print(Sheet("studies", columns, [_standing(item) for item in found], expendable=expendable))
     if whole:
         show_outcomes(found[0].outcomes, title=f"study {found[0].study}", pareto=found[0].pareto)
+    for item in found:
+        _show_running(item)
+    for store, count in unsent.items():
+        console().print(Text(f"{count} writes wait for {store}; send them: sesr-lab sync"))
+
+
+def _show_running(item: Standing) -> None:
+    if item.running:
+        rows = [
+            [
+                each.label,
+                "" if each.step is None else f"{each.step:,}" + (f" of {each.steps:,}" if each.steps else ""),
+                "" if each.psnr is None else f"{each.psnr:.2f}",
+                each.worker,
+            ]
+            for each in item.running
+        ]
+        console().print(
+            Sheet(f"{item.study}: begun and not over, as last heard", ["trial", "step", "PSNR", "worker"], rows)
+        )
+    if item.left is not None:
+        console().print(Text(f"{item.study}: about {duration(item.left.seconds)} left, by {item.left.rests_on}"))
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it when it is an estimate: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def gain(outcome: Outcome) -> str:

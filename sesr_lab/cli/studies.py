@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,7 @@ from sesr_lab.errors import SesrError, StoreError
 if TYPE_CHECKING:
     from sesr_lab.results.ranking import Ranked
     from sesr_lab.results.report import Report, Study
+    from sesr_lab.study.spec import StudySpec
     from sesr_lab.sweep.driver import Sweep
 
 
@@ -51,7 +54,7 @@ def sweep(
         int | None, typer.Option("--retries", min=0, help="Begin a trial again so often whose worker was lost (2).")
     ] = None,
     list_studies: Annotated[bool, typer.Option("--list", help="List the built-in studies and exit.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the space and its costs; train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do; train nothing.")] = False,
     tracking_uri: Store = None,
     storage: Storage = None,
     device: Device = "auto",
@@ -60,7 +63,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it where it stopped."""
-    from sesr_lab.study.spec import built_in, load_study, space_summary
+    from sesr_lab.study.spec import built_in, load_study
 
     if list_studies:
         descriptions = {name: load_study(name).description for name in built_in()}
@@ -80,7 +83,9 @@ def sweep(
     }
     spec = spec.changed(data=data, **limits)
     if dry_run:
-        show_facts(f"study {spec.name}", space_summary(spec), as_json=as_json)
+        show_facts(
+            f"study {spec.name}", _foreseen(spec, storage, device, engine, address, as_json=as_json), as_json=as_json
+        )
         return
     with doing("loading PyTorch"):
         from sesr_lab.cli.lab import lab_for
@@ -95,6 +100,26 @@ def sweep(
         raise SesrError(f"study {spec.name}: no network could be trained; {result.outcomes[-1].reason}")
 
 
+def _foreseen(
+    spec: StudySpec, storage: str | None, device: str, engine: str, address: str | None, *, as_json: bool
+) -> Mapping[str, object]:
+    """What a study would do, by name."""
+    from sesr_lab.cli.outcomes import duration
+    from sesr_lab.study.spec import space_summary
+
+    with doing("measuring how long a step takes"):
+        from sesr_lab.sweep.cluster import room_for
+        from sesr_lab.sweep.forecast import forecast
+        from sesr_lab.trials.trial import place
+
+        room = room_for(spec, address)
+        facts, time = forecast(spec, storage_url(storage), place(device, engine), room)
+    told = "not known" if isnan(time.seconds) else f"about {duration(time.seconds)}"
+    needs = {} if room is None else {"at a time": f"{room}, with {spec.cpus:g} CPUs and {spec.gpus:g} GPUs each"}
+    rests = {"time": told, "which rests on": time.rests_on}
+    return {**space_summary(spec), **facts, **needs, **rests, **({"seconds": time.seconds} if as_json else {})}
+
+
 def status(
     study: Annotated[str | None, typer.Argument(help="A study's name; all of them without one.")] = None,
     storage: Storage = None,
@@ -103,14 +128,15 @@ def status(
     """Show where the stored studies stand."""
     with doing("reading the study database"):
         from sesr_lab.sweep.ledger import standing
+        from sesr_lab.tracking.runs import waiting_here
 
-        found = standing(storage_url(storage), study)
+        found, unsent = standing(storage_url(storage), study), waiting_here()
     if as_json:
-        print_json({"studies": [asdict(item) for item in found]})
+        print_json({"studies": [asdict(item) for item in found], "unsent": unsent})
         return
     from sesr_lab.cli.outcomes import show_standing
 
-    show_standing(found, whole=study is not None)
+    show_standing(found, whole=study is not None, unsent=unsent)
 
 
 def report(

@@ -280,7 +280,7 @@ def built_in() -> dict[str, Path]:
 
 def space_summary(spec: StudySpec) -> dict[str, object]:
     """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
-    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else _corners(spec))]
+    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else corners(spec))]
     prices = spec.prices()
     found = prices.all_of([spec.trial(point).architecture for point in points])
     macs = [price.macs for price in found]
@@ -302,7 +302,7 @@ def _plain(axis: Axis) -> object:
     return axis.model_dump() if isinstance(axis, Range) else list(axis)
 
 
-def _corners(spec: StudySpec) -> list[dict[str, Choice]]:
+def corners(spec: StudySpec) -> list[dict[str, Choice]]:
     """The cheapest and the dearest network of a space that cannot be listed: costs grow with every setting."""
     axes = {key: axis for key, axis in spec.space.items() if isinstance(axis, tuple)}
     numbers = {key: [value for value in axis if isinstance(value, int | float)] for key, axis in axes.items()}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from sesr_lab import faults
-from sesr_lab.errors import ConfigError, SesrError, StoreError
+from sesr_lab.errors import ConfigError, SesrError
 from sesr_lab.study.spec import Pruning, StudySpec
 from sesr_lab.sweep.budget import Budget
 from sesr_lab.sweep.flight import Start
 from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.sweep.pruning import Rung, beaten_by, pruner_of
-from sesr_lab.sweep.records import RUNG, Entry, outcomes_of, trained_of
+from sesr_lab.sweep.records import DRIVER, RUNG, Entry, outcomes_of, trained_of
 from sesr_lab.sweep.search import Point, Search
+from sesr_lab.sweep.sharing import Share, lost
 from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import checkpoint
 from sesr_lab.trials.lab import Lab, Task, untrained
 from sesr_lab.trials.lifecycle import record_untrained
-from sesr_lab.trials.locks import Lock
 from sesr_lab.trials.outcome import Outcome
 
 
@@ -40,11 +41,11 @@ class Agenda:
         search: Search,
         ledger: Ledger,
         budget: Budget,
-        lock: Lock,
+        share: Share,
         belonging: Belonging,
     ) -> None:
         self.spec, self.lab, self.search, self.ledger = spec, lab, search, ledger
-        self.budget, self.lock, self.belonging = budget, lock, belonging
+        self.budget, self.share, self.belonging = budget, share, belonging
         self.ended = ""
         """Why nothing more is begun, once that is so."""
         self._rungs: dict[int, Rung] = {}
@@ -52,36 +53,48 @@ class Agenda:
 
     def left(self) -> list[Start]:
         """The trials that a killed or stopped driver left, to be gone on with."""
-        self._sweep_up()
-        running = [entry for entry in self.ledger.entries if entry.state == "running" and entry.ours]
-        return [start for entry in running if (start := self._taken_up(entry)) is not None]
-
-    def next(self, in_the_air: int) -> Start | None:
-        """The next trial, begun; None when the study's budget is used, or no network is left that was not tried."""
-        while True:
-            self._check_lock()
+        with self.share.asking():
             self.ledger.refresh()
-            if self.is_over(in_the_air):
-                return None
-            done = self.trained()
-            waiting = next((entry for entry in self.ledger.entries if entry.state == "waiting"), None)
-            if waiting is not None:
-                if (start := self._enqueued(waiting)) is not None:
-                    return start
-                continue
-            remaining = self.spec.trials - len(done) - in_the_air
-            point = self.search.next(self.ledger.history(), remaining, self.ledger.draw)
-            if point is None:
-                self.ended = "no network is left that was not tried"
-                return None
-            entry = self.ledger.begin(point)
-            if not self._needs_no_training(entry, point):
-                return self._start(entry, point)
+            self._sweep_up()
+            return [start for entry in self._abandoned() if (start := self._taken_up(entry)) is not None]
 
-    def is_over(self, in_the_air: int = 0) -> bool:
-        """Whether the study's budget is used, those counted that are being trained."""
-        self.ended = self.budget.over(self.trained(), in_the_air) or ""
+    def next(self) -> Start | None:
+        """The next trial, begun; None when the study's budget is used, or no network is left that was not tried."""
+        with self.share.asking():
+            while True:
+                self.ledger.refresh()
+                for entry in self._abandoned():  # another driver has died since this one began
+                    if (start := self._taken_up(entry)) is not None:
+                        return start
+                if self.is_over():
+                    return None
+                waiting = next((entry for entry in self.ledger.entries if self._may_claim(entry)), None)
+                if waiting is not None:
+                    if (start := self._enqueued(waiting)) is not None:
+                        return start
+                    continue
+                remaining = self.spec.trials - len(self.trained()) - self._in_the_air()
+                point = self.search.next(self.ledger.history(), remaining, self.ledger.draw)
+                if point is None:
+                    self.ended = "no network is left that was not tried"
+                    return None
+                entry = self.ledger.begin(point)
+                if not self._needs_no_training(entry, point):
+                    return self._start(entry, point)
+
+    def is_over(self) -> bool:
+        """Whether the study's budget is used, those counted that are being trained, by whichever driver."""
+        self.ended = self.budget.over(self.trained(), self._in_the_air()) or ""
         return bool(self.ended)
+
+    def of_others(self) -> int:
+        """How many trials other drivers are training."""
+        self.ledger.refresh()
+        return len(self._of_others(surely=True))
+
+    def is_left(self) -> bool:
+        """Whether there are trials that run and are nobody's: their driver has died."""
+        return self.of_others() < len([number for number in self._running() if number not in self.share.mine])
 
     def trained(self) -> list[Outcome]:
         """How the trials ended that count against the study's number: those that were trained or tried to."""
@@ -89,8 +102,10 @@ class Agenda:
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Tells how a trial ended; what it could have gone on from goes."""
-        self._check_lock()
+        if not self.is_mine(number):
+            raise lost(self.spec.name, number)
         self.ledger.settle(number, outcome)
+        self.share.release(number)
         self.ended = ""
         checkpoint.remove(outcome.key or outcome.run_id)
         faults.point("checkpoint removed")
@@ -135,6 +150,42 @@ class Agenda:
         outcome = untrained(start.task, "failed", str(error), key=start.key)
         self.settle(start.number, record_untrained(self.lab, start.task, outcome))
 
+    def is_mine(self, number: int) -> bool:
+        """Whether this driver still has the trial: what must be true right before anything of it is handed over."""
+        if not self.share.holds(number):
+            return False
+        return not self.share.token or self.ledger.entry(number).attributes.get(DRIVER) == self.share.token
+
+    def _running(self) -> list[int]:
+        return [entry.number for entry in self.ledger.entries if entry.state == "running" and entry.ours]
+
+    def _in_the_air(self) -> int:
+        return len(self._running())
+
+    def _abandoned(self) -> Iterator[Entry]:
+        """Trials that run and that no living driver has, one after the other taken for this one."""
+        free = [number for number in self._running() if number not in self.share.mine]
+        others = self._of_others()
+        for number in free:
+            if number not in others and self._take(number):
+                yield self.ledger.entries[number]
+
+    def _of_others(self, *, surely: bool = False) -> set[int]:
+        """The trials of other drivers that live; one that has lost its connection still writes to its trials' runs."""
+        strange = [number for number in self._running() if number not in self.share.mine]
+        if not strange or not self.share.token:
+            return set()
+        is_free = self.lab.tracker.journals.is_free
+        written = {number for number in strange if not is_free(self.ledger.entries[number].key)}
+        return written | self.share.of_others(strange, surely=surely)
+
+    def _take(self, number: int) -> bool:
+        """Whether the trial is this driver's now."""
+        taken = self.share.take(number)
+        if taken and self.share.token:
+            self.ledger.note(number, DRIVER, self.share.token)
+        return taken
+
     def _sweep_up(self) -> None:
         """Removes the checkpoints of trials that are over: a driver may have died before it did."""
         over = {entry.key for entry in self.ledger.entries if entry.state not in ("running", "waiting")}
@@ -150,8 +201,21 @@ class Agenda:
             point = self.search.point(entry.settings)
         except ConfigError as error:
             self.ledger.refuse(entry.number, str(error))
+            self.share.release(entry.number)
             return None
-        return None if self._needs_no_training(entry, point) else self._start(entry, point, goes_on=True)
+        if self._needs_no_training(entry, point):
+            self.share.release(entry.number)
+            return None
+        return self._start(entry, point, goes_on=True)
+
+    def _may_claim(self, entry: Entry) -> bool:
+        """Whether a trial waits that can be told or trained now: not while its network is being trained."""
+        if entry.state != "waiting":
+            return False
+        try:
+            return self.ledger.in_flight(self._asked_for(entry).fingerprint) is None
+        except (ConfigError, ValueError):
+            return True  # to be refused
 
     def _enqueued(self, waiting: Entry) -> Start | None:
         """What a trial asks for that somebody has enqueued, begun; None where it needs no training."""
@@ -177,6 +241,9 @@ class Agenda:
         if twin is not None:
             self.ledger.repeat(entry.number, twin)
             return True
+        if (first := self.ledger.in_flight(point.fingerprint, before=entry.number)) is not None:
+            self.ledger.refuse(entry.number, f"trial {first.number} trains the same network")
+            return True  # the database was away while it was begun, and others could begin too
         excess = self.search.over(point)
         if excess is None:
             return False
@@ -186,7 +253,9 @@ class Agenda:
         self.lab.view.note(f"{outcome.label}: over budget: {excess.reason}")
         return True
 
-    def _start(self, entry: Entry, point: Point, *, goes_on: bool = False) -> Start:
+    def _start(self, entry: Entry, point: Point, *, goes_on: bool = False) -> Start | None:
+        if not goes_on and not self._take(entry.number):
+            return None
         return Start(self._task(entry, point), entry.key, entry.number, goes_on=goes_on)
 
     def _task(self, entry: Entry, point: Point) -> Task:
@@ -198,8 +267,3 @@ class Agenda:
             study_key=self.belonging.study_key,
             estimate=point.price.estimate,
         )
-
-    def _check_lock(self) -> None:
-        """Stops this driver if the database was away and another has the study now."""
-        if not self.lock.current():
-            raise StoreError(f"study {self.spec.name}: another process has taken it over; this one stops")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from sesr_lab.study.spec import StudySpec
 from sesr_lab.trials.outcome import Outcome, pareto
 
+SPENT = "sesr:spent"
+"""The attribute of a stored study in which it is kept what its earlier lives have spent."""
 SPREAD_DB = 0.02
 """What differs by less than this between two seeds of one network is no gain."""
 FAILURES_COUNT_FROM = 4
@@ -53,6 +57,14 @@ class Budget:
         elapsed = self._before.elapsed_s + self._clock() - self._began
         return Spent(elapsed, self._before.lost_s + self._lost_s)
 
+    def kept(self, stored: object) -> dict[str, float]:
+        """What the study keeps at the end of this life, if `stored` is there by now: other drivers spend beside it."""
+        before, own = _spent(stored), self.spent()
+        return {
+            "elapsed_s": max(before.elapsed_s, own.elapsed_s),
+            "lost_s": before.lost_s + self._lost_s,
+        }
+
     def over(self, outcomes: Sequence[Outcome], in_the_air: int = 0) -> str | None:
         """Why nothing more may be begun, in words; None while there is room.
 
@@ -75,6 +87,23 @@ class Budget:
         if rate is not None and len(outcomes) >= FAILURES_COUNT_FROM and failed > rate * len(outcomes):
             return f"{failed} of {len(outcomes)} networks failed, more than {rate:.0%}"
         return None
+
+
+def budget_of(spec: StudySpec, stored: object, clock: Callable[[], float]) -> Budget:
+    """The budget of a study of which its earlier lives have stored what they spent."""
+    limits = Limits(
+        trials=spec.trials,
+        timeout_s=spec.timeout,
+        device_s=None if spec.device_hours is None else 3600 * spec.device_hours,
+        patience=spec.patience,
+        max_failure_rate=spec.max_failure_rate,
+    )
+    return Budget(limits, spec.objective, clock, _spent(stored))
+
+
+def _spent(stored: object) -> Spent:
+    known: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
+    return Spent(float(known.get("elapsed_s", 0.0)), float(known.get("lost_s", 0.0)))
 
 
 def since_gain(outcomes: Sequence[Outcome], objective: str) -> int:

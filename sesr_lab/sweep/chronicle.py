@@ -18,6 +18,7 @@ from sesr_lab.sweep.notes import colours, study_note
 from sesr_lab.sweep.records import FINISHED, WANTED, counts_of, outcomes_of
 from sesr_lab.targets.estimate import MACS
 from sesr_lab.tracking import measures
+from sesr_lab.tracking.runlog import RunLog
 from sesr_lab.tracking.secrets import shown
 from sesr_lab.tracking.views import views
 from sesr_lab.trials.lab import Lab, load_data
@@ -28,8 +29,9 @@ from sesr_lab.trials.recorder import publish_outcome
 
 COLOURED = "sesr:coloured"
 """Attribute of a stored study: the colours of its Pareto set's runs, by their keys."""
-RUN, RUN_0_1, STORE = "sesr:key", "sesr:run_id", "sesr:tracking"
-"""Attributes of a stored study: its run's key, or its id as version 0.1.0 kept it, and the store that holds it."""
+RUN, RUN_0_1, STORE, LOGGED = "sesr:key", "sesr:run_id", "sesr:tracking", "sesr:logged"
+"""Attributes of a stored study: its run's key, or its id as version 0.1.0 kept it, the store that holds it, and of how
+many trials that run shows the best."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +74,46 @@ class Chronicle:
         self.key = str(ledger.attribute(RUN) or ledger.attribute(RUN_0_1) or new_key())
         for name, value in {RUN: self.key, STORE: self.store, FINISHED: False, WANTED: spec.trials}.items():
             ledger.set_attribute(name, value)
-        self._log = lab.tracker.begin(
-            self.key,
-            experiment=spec.name,
-            name=spec.name,
-            params={"objective": spec.objective, "trials": spec.trials, "sampler": spec.sampler},
-            tags={"sesr.kind": "study", **self.tags, NOTE: spec.description},
-        )
-        if spec.target != MACS:
-            self._log.describe_experiment(views(timed=True))
+        self.finished = False
+        """Whether this driver has brought the study to its end."""
+        self._log = self._begin()
 
     def broke_off(self, error: BaseException) -> None:
         """Ends the run where the study did not come to its end."""
         stopped = isinstance(error, KeyboardInterrupt)
         if stopped:
             self._publish_best()
+        if self._log is None:
+            return
         self._log.end("KILLED" if stopped else "FAILED", "interrupted" if stopped else type(error).__name__.lower())
         if stopped:
             self._report(finished=False)
 
+    def leave(self, ended: str) -> Sweep:
+        """The end of this driver, while another one goes on with the study."""
+        if self._log is not None:
+            self._log.let_go()
+        self.lab.tracker.flush()
+        self.lab.view.note(f"study {self.spec.name}: {ended}")
+        return self.result(ended)
+
     def finish(self, ended: str) -> Sweep:
-        """The study's end, in its database, in the registry and in its run."""
+        """The study's end, in its database, in the registry and in its run; a second driver's changes nothing."""
+        self._log = self._log or self._begin()
+        if self._log is None:
+            return self.leave("another driver ends the study")
+        self.finished = True
         self._publish_best()
         faults.point("best handed over")
         self.ledger.set_attribute(FINISHED, True)
         faults.point("study finished")
         result = self.result(ended)
-        if result.best is not None and result.best.psnr is not None:
-            trained = len(result.outcomes)  # as the step: an extended study adds a point, it does not repeat one
-            self._log.log_metrics(
-                measures.rounded({measures.BEST_PSNR: result.best.psnr, measures.TRIALS: trained}), step=trained
-            )
+        trained = len(result.outcomes)  # as the step: an extended study adds a point, it does not repeat one
+        if result.best is not None and result.best.psnr is not None and self.ledger.attribute(LOGGED) != trained:
+            best = {measures.BEST_PSNR: result.best.psnr, measures.TRIALS: trained}
+            self._log.log_metrics(measures.rounded(best), step=trained)
+            self.ledger.set_attribute(LOGGED, trained)
+        if result.best is not None:
             self._log.set_tags({"sesr.best": result.best.label, "sesr.pareto": ", ".join(result.pareto)[:4000]})
         self._log.end("FINISHED", "finished")
         self.lab.tracker.flush()
@@ -141,6 +152,22 @@ class Chronicle:
             rows = [asdict(each) | {"mean": each.mean, "spread": each.spread} for each in found]
             log.log_file(json.dumps(rows, indent=2).encode(), "confirmed.json")
         return found
+
+    def _begin(self) -> RunLog | None:
+        """The study's run, begun or gone on with; None while another driver on this machine writes to it."""
+        try:
+            log = self.lab.tracker.begin(
+                self.key,
+                experiment=self.spec.name,
+                name=self.spec.name,
+                params={"objective": self.spec.objective, "trials": self.spec.trials, "sampler": self.spec.sampler},
+                tags={"sesr.kind": "study", **self.tags, NOTE: self.spec.description},
+            )
+        except RunHeldError:
+            return None
+        if self.spec.target != MACS:
+            log.describe_experiment(views(timed=True))
+        return log
 
     def _report(self, *, finished: bool) -> None:
         """Keeps note, colours and report with the study's runs; a study is worth more, so nothing of it may raise."""

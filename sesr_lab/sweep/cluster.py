@@ -61,6 +61,22 @@ def workers_of(spec: StudySpec, address: str | None) -> Callable[[Lab], Executor
     return lambda lab: Workers(spec.workers, lab.where, resources, address=address, note=lab.view.note)
 
 
+def room_for(spec: StudySpec, address: str | None) -> int | None:
+    """How many networks of a study are trained at a time on Ray, here or at `address`; None where none is asked for.
+
+    Raises:
+        ConfigError: Ray is not installed, `address` is none, or there is no room for what the study asks for.
+    """
+    if workers_of(spec, address) is None:
+        return None
+    ray = _ray()
+    _connect(ray, address)
+    try:
+        return _check_resources(ray, spec.workers, Resources(spec.cpus, spec.gpus))
+    finally:
+        ray.shutdown()
+
+
 class Workers:
     """An executor on Ray."""
 

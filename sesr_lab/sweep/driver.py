@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 from sesr_lab import faults
-from sesr_lab.errors import ConfigError, SesrError, StoreError
+from sesr_lab.errors import ConfigError, SesrError
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.agenda import Agenda, Belonging
-from sesr_lab.sweep.budget import Budget, Limits, Spent
+from sesr_lab.sweep.budget import SPENT, budget_of
 from sesr_lab.sweep.chronicle import Chronicle, Sweep
 from sesr_lab.sweep.confirmation import confirmation, seeds_of
 from sesr_lab.sweep.executor import Broken, Executor, Inline
@@ -29,20 +29,20 @@ from sesr_lab.sweep.lineage import Lineage
 from sesr_lab.sweep.records import KEY
 from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned
 from sesr_lab.sweep.search import Search
+from sesr_lab.sweep.sharing import share_of
 from sesr_lab.sweep.storage import Patience
 from sesr_lab.training.trainer import Checkpoint, Evaluation
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted, Lab, load_data
 from sesr_lab.trials.lifecycle import reap
-from sesr_lab.trials.locks import Lock
 from sesr_lab.trials.outcome import Outcome, pareto
 from sesr_lab.trials.parent import Missing
 
 __all__ = ["Sweep", "sweep"]
 
-OWNER_DIES_S = 2.0
-"""So long the study's lock is waited for: the driver before this one may be dying just now."""
-_DATA, _SPENT = "sesr:data_fingerprint", "sesr:spent"
+IDLE_S = 0.1
+"""Between two looks at what others do, where nothing is in the air."""
+_DATA = "sesr:data_fingerprint"
 
 
 def sweep(
@@ -63,12 +63,14 @@ def sweep(
         Interrupted: the user asked to stop; nothing is lost.
     """
     result, chronicle = _run(spec, lab, storage, start)
-    if spec.confirm is None or result.best is None:
+    if spec.confirm is None or result.best is None or not chronicle.finished:
         return result
     again = confirmation(spec, spec.confirm, chronicle.ledger.entries)
     lab.view.note(f"study {spec.name}: training its best {len(again.enqueue) // spec.confirm.seeds} networks again")
-    networks = seeds_of(_run(again, lab, storage, start)[1].ledger.entries)
-    return replace(result, confirmed=chronicle.confirm(networks))
+    looked = _run(again, lab, storage, start)[1]
+    if not looked.finished:
+        return result
+    return replace(result, confirmed=chronicle.confirm(seeds_of(looked.ledger.entries)))
 
 
 def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executor] | None) -> tuple[Sweep, Chronicle]:
@@ -76,24 +78,43 @@ def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executo
     # What can be wrong is looked at before pictures are prepared, and before anything is stored.
     search = Search(spec, _candidates(spec, storage))
     lab.tracker.check_experiment(spec.name)
-    with _locked(spec, lab) as lock:
+    patience = Patience(storage, lab.view.note, partial(_heed_stop, spec, lab))
+    with closing(share_of(spec.name, lab.locks, patience)) as share:
         fingerprint = _load_pictures(spec, lab)
-        ledger = Ledger(spec, storage, Patience(storage, lab.view.note, partial(_heed_stop, spec, lab)))
-        _check_pictures(spec, ledger, fingerprint)
+        with share.asking():
+            ledger = Ledger(spec, storage, patience)
+            _check_pictures(spec, ledger, fingerprint)
         with closing(Inline(lab.where) if start is None else start(lab)) as executor:
             reap(lab)
-            chronicle, budget = Chronicle(spec, lab, ledger), _budget(spec, ledger)
+            with share.asking():
+                chronicle, budget = (
+                    Chronicle(spec, lab, ledger),
+                    budget_of(spec, ledger.attribute(SPENT), time.monotonic),
+                )
             belonging = Belonging(chronicle.tags, chronicle.key)
-            agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, lock=lock, belonging=belonging)
+            agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, share=share, belonging=belonging)
             repair = Repair(lab, ledger, budget, spec.retries)
             try:
                 _Driver(lab, agenda, repair, executor).drive()
+                while (result := _end(agenda, chronicle)) is None:
+                    _Driver(lab, agenda, repair, executor).drive()
             except BaseException as error:
                 chronicle.broke_off(error)
                 raise
             finally:
-                _keep_spent(spec, ledger, budget)
-        return chronicle.finish(agenda.ended), chronicle
+                if spec.timeout is not None or spec.device_hours is not None:
+                    ledger.set_attribute(SPENT, budget.kept(ledger.attribute(SPENT)))
+        return result, chronicle
+
+
+def _end(agenda: Agenda, chronicle: Chronicle) -> Sweep | None:
+    """Where the study stands at its end, or at this driver's; None if it has to go on: another driver has died."""
+    with agenda.share.ending():
+        if agenda.is_left():
+            return None
+        if others := agenda.of_others():
+            return chronicle.leave(f"another driver finishes {others} network{'s' if others > 1 else ''}")
+        return chronicle.finish(agenda.ended)
 
 
 class _Driver:
@@ -116,6 +137,9 @@ class _Driver:
             while self._fill():
                 for key, event in self.executor.poll():
                     self._hear(self.flights[key], event)
+                self.agenda.share.keep()
+                if not self.flights:
+                    time.sleep(IDLE_S)
             self._heed_stop()
         except BaseException as error:
             self._leave(error)
@@ -126,7 +150,8 @@ class _Driver:
     def _heed_stop(self) -> None:
         """Leaves the study unfinished where the user has asked for that before it was."""
         _heed_stop(self.agenda.spec, self.lab)
-        if self.lab.begins_nothing() and not self.agenda.is_over():
+        is_left = self.queue or self.lineage.is_busy
+        if self.lab.begins_nothing() and (is_left or not self.agenda.is_over()):
             raise Interrupted(f"study {self.agenda.spec.name}: stopped after what was running")
 
     def _fill(self) -> bool:
@@ -146,7 +171,7 @@ class _Driver:
             return self.queue.popleft()
         if self.lineage.blocked or self.agenda.ended:  # more of them would only wait for parents too
             return None
-        return self.agenda.next(sum(flight.start.number is not None for flight in self.flights.values()))
+        return self.agenda.next()
 
     def _launch(self, start: Start) -> None:
         """Puts a training into the air, or lets it wait for its parent."""
@@ -160,12 +185,18 @@ class _Driver:
             if made is not None:
                 self.queue.appendleft(made)
             return
-        may_publish = self.agenda.lock.current if start.makes is None else partial(self.lineage.holds, start.makes)
+        may_publish = partial(self._is_ours, start)
         flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
         faults.point("run opened")
         self.flights[flight.job.key] = flight
         flight.worker = self.executor.submit(flight.job)
         self.lab.view.begin(start.task.label, flight.worker)
+
+    def _is_ours(self, start: Start) -> bool:
+        """Whether what a training comes to is for this driver to hand over."""
+        if start.number is not None:
+            return self.agenda.is_mine(start.number)
+        return start.makes is not None and self.lineage.holds(start.makes)
 
     def _hear(self, flight: Flight, event: trial.Event | Broken) -> None:
         if isinstance(event, Broken):
@@ -183,6 +214,8 @@ class _Driver:
             del self.flights[flight.job.key]
             return
         faults.point("checkpoint kept" if isinstance(event, Checkpoint) else "score heard")
+        if isinstance(event, Evaluation) and flight.start.number is not None and (said := flight.progress(event)):
+            self.agenda.ledger.show_progress(flight.start.number, said)
         if isinstance(event, Evaluation) and (reason := self.agenda.hopeless(flight.start, event)):
             self.executor.cancel(flight.job.key)
             outcome = flight.recorder.pruned(reason, event)
@@ -229,17 +262,6 @@ class _Driver:
                 flight.recorder.log.let_go()
 
 
-def _locked(spec: StudySpec, lab: Lab) -> Lock:
-    """The study's lock: one process drives a study."""
-    key, end = f"study:{spec.name}", time.monotonic() + OWNER_DIES_S
-    while (lock := lab.locks.take(key)) is None:
-        if time.monotonic() > end:
-            owner = lab.locks.holder(key)
-            raise StoreError(f"study {spec.name}: {owner} is driving it now; wait for it, or stop it first")
-        time.sleep(0.1)
-    return lock
-
-
 def _heed_stop(spec: StudySpec, lab: Lab) -> None:
     if lab.stop():
         raise Interrupted(f"study {spec.name}: stopped")
@@ -269,20 +291,3 @@ def _check_pictures(spec: StudySpec, ledger: Ledger, fingerprint: str) -> None:
             f"fingerprint {fingerprint[:12]}, not {known[:12]}; restore them, or give the study another name"
         )
     ledger.set_attribute(_DATA, fingerprint)
-
-
-def _budget(spec: StudySpec, ledger: Ledger) -> Budget:
-    before = ledger.attribute(_SPENT)
-    limits = Limits(
-        trials=spec.trials,
-        timeout_s=spec.timeout,
-        device_s=None if spec.device_hours is None else 3600 * spec.device_hours,
-        patience=spec.patience,
-        max_failure_rate=spec.max_failure_rate,
-    )
-    return Budget(limits, spec.objective, time.monotonic, Spent(**before) if isinstance(before, Mapping) else None)
-
-
-def _keep_spent(spec: StudySpec, ledger: Ledger, budget: Budget) -> None:
-    if spec.timeout is not None or spec.device_hours is not None:
-        ledger.set_attribute(_SPENT, asdict(budget.spent()))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sesr_lab.registry.lookup import Named
 from sesr_lab.sweep.executor import Job
-from sesr_lab.training.trainer import Checkpoint, Progress
+from sesr_lab.training.trainer import Checkpoint, Evaluation, Progress
 from sesr_lab.trials import trial
 from sesr_lab.trials.lab import Lab, Task, load_data
 from sesr_lab.trials.lifecycle import open_run, say
 from sesr_lab.trials.outcome import Outcome
 from sesr_lab.trials.parent import Missing
 from sesr_lab.trials.recorder import Recorder
+
+SHOWN_EVERY_S = 5.0
+"""How far a training is is written into the study at most so often: a commit costs as much as some steps."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Flight:
         weights = None if parent is None or state is not None else parent.weights
         self.job = Job(log.key, start.task.config, weights, state)
         self.worker = ""
+        self._shown = time.monotonic()
         self.seconds = self._kept_seconds = 0.0
         self._began: float | None = None
 
@@ -80,6 +87,16 @@ class Flight:
         if isinstance(event, Checkpoint):
             self._kept_seconds = self.seconds
         return outcome
+
+    def progress(self, at: Evaluation) -> dict[str, object] | None:
+        """How far the training is, for whoever asks where the study stands; None soon after it was last told."""
+        now = time.monotonic()
+        if now - self._shown < SHOWN_EVERY_S:
+            return None
+        self._shown = now
+        steps = self.job.config.steps
+        worker = self.worker or f"{socket.gethostname()}:{os.getpid()}"
+        return {"step": at.step, "steps": steps, "fraction": at.fraction, "psnr": at.score.psnr, "worker": worker}
 
     def land(self, outcome: Outcome) -> None:
         """Shows how it ended."""

@@ -7,6 +7,7 @@ its network's fingerprint, then its outcome, then Optuna's verdict.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -15,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sesr_lab import faults
-from sesr_lab.errors import ConfigError
+from sesr_lab.errors import ConfigError, StoreAwayError
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep import sampling
@@ -27,6 +28,7 @@ from sesr_lab.sweep.records import (
     KEY,
     NAMED,
     OUTCOME,
+    PROGRESS,
     REASON,
     SAMPLER,
     TWIN,
@@ -38,6 +40,8 @@ from sesr_lab.sweep.records import (
     entry_of,
     is_current,
     outcomes_of,
+    running_of,
+    time_left,
     trained_of,
     values_of,
 )
@@ -132,6 +136,11 @@ class Ledger:
         """Keeps an attribute of a trial."""
         self._write(lambda: self._storage.set_trial_user_attr(self._ids[number], name, value))
 
+    def show_progress(self, number: int, progress: Mapping[str, object]) -> None:
+        """Keeps how far a trial is, for whoever looks; not worth waiting for a database that is away."""
+        with suppress(StoreAwayError), storage_errors(self.url):
+            self._storage.set_trial_user_attr(self._ids[number], PROGRESS, progress)
+
     def report(self, number: int, step: int, psnr: float) -> None:
         """Keeps a score on the way, which Optuna's pruners look at."""
         self._write(partial(self._storage.set_trial_intermediate_value, self._ids[number], step, psnr))
@@ -169,6 +178,11 @@ class Ledger:
         """Another trial that has trained the same network, if one has."""
         ended = (entry for entry in self.entries if entry.state in ("complete", "pruned") and entry.twin is None)
         return next((entry for entry in ended if entry.fingerprint == fingerprint and entry.number != number), None)
+
+    def in_flight(self, fingerprint: str, before: int | None = None) -> Entry | None:
+        """The trial that trains the network now, whoever's it is, of those before another."""
+        running = (entry for entry in self.entries if entry.state == "running" and entry.fingerprint == fingerprint)
+        return next((entry for entry in running if before is None or entry.number < before), None)
 
     def entry(self, number: int) -> Entry:
         """The trial as it is stored now."""
@@ -253,18 +267,27 @@ def standing(url: str, name: str | None = None) -> list[Standing]:
         return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
 
 
+def standing_of(url: str, name: str) -> Standing | None:
+    """Where the study of that name stands; None where there is none.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    return standing(url, name)[0] if exists(url) and name in _names(url) else None
+
+
 def stored(name: str, url: str) -> list[Outcome]:
     """The trained x2 networks of a stored study.
 
     Raises:
         ConfigError: there is no such study, it has not finished, or it is not one of x2 networks.
     """
-    found = standing(url, name) if exists(url) and name in _names(url) else []
-    if not found:
+    found = standing_of(url, name)
+    if found is None:
         raise ConfigError(f"study {name!r} is not in {shown(url)}; run it first: sesr-lab sweep {name}")
-    if not found[0].finished:
+    if not found.finished:
         raise ConfigError(f"study {name!r} has not finished; go on with it: sesr-lab sweep {name}")
-    trained = [outcome for outcome in found[0].outcomes if outcome.result == "finished"]
+    trained = [outcome for outcome in found.outcomes if outcome.result == "finished"]
     if any(outcome.scale != 2 for outcome in trained):
         raise ConfigError(f"study {name!r} is one of x4 networks; candidates come from a x2 study")
     return trained
@@ -274,16 +297,19 @@ def _standing(study: optuna.Study) -> Standing:
     entries = tuple(entry_of(trial) for trial in study.get_trials(deepcopy=False))
     outcomes = tuple(outcomes_of(entries))
     attributes = study.user_attrs
-    wanted = attributes.get(WANTED)
+    wanted = attributes.get(WANTED) if isinstance(attributes.get(WANTED), int) else None
+    running = running_of(entries)
     return Standing(
         study=study.study_name,
         finished=bool(attributes.get(FINISHED)),
-        wanted=wanted if isinstance(wanted, int) else None,
+        wanted=wanted,
         done=len(trained_of(outcomes)),
         counts=counts_of(entries),
         best=best_of(outcomes),
         pareto=tuple(outcome.label for outcome in pareto(outcomes)),
         outcomes=outcomes,
+        running=running,
+        left=None if attributes.get(FINISHED) else time_left(outcomes, running, wanted),
     )
 
 

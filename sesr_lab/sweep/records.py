@@ -20,6 +20,7 @@ IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trial
 """Attributes of a stored study."""
 FINGERPRINT, KEY, OUTCOME, TWIN, REASON = "fingerprint", "key", "outcome", "dedup_of", "reason"
 ERRORS, LOSSES, RUNG = "errors", "lost", "rung"
+DRIVER, PROGRESS = "driver", "progress"
 EXTRAS, NAMED, RUN_ID = "settings", "enqueued", "run_id"
 """Attributes of a stored trial: settings beside those that are searched, what was asked for by name, and its run's id,
 as version 0.1.0 kept it."""
@@ -47,6 +48,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A trial that is being trained, as its driver last said."""
+
+    label: str
+    step: int | None = None
+    steps: int | None = None
+    """So many steps are its training; None where it ends by the clock, or has said nothing yet."""
+    fraction: float = 0.0
+    psnr: float | None = None
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """How long a study still takes, about."""
+
+    seconds: float
+    rests_on: str
+
+
+@dataclass(frozen=True)
 class Standing:
     """Where a stored study stands."""
 
@@ -60,6 +82,9 @@ class Standing:
     best: Outcome | None
     pareto: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+    running: tuple[Running, ...] = ()
+    left: TimeLeft | None = None
+    """None where nothing is left to do, and while it cannot be told."""
 
 
 def values_of(spec: StudySpec, outcome: Outcome) -> list[float] | None:
@@ -88,6 +113,36 @@ def counts_of(entries: tuple[Entry, ...]) -> dict[str, int]:
 def trained_of(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
     """Those that count against the study's number: what was trained, or tried to."""
     return [outcome for outcome in outcomes if outcome.result != "over budget"]
+
+
+FEWEST = 2
+"""Networks that have to be trained before the time that the others take is told from theirs."""
+
+
+def running_of(entries: tuple[Entry, ...]) -> tuple[Running, ...]:
+    """The trials that are being trained, or were when their driver was killed."""
+    return tuple(_running(entry) for entry in entries if entry.state == "running" and entry.ours)
+
+
+def _running(entry: Entry) -> Running:
+    name = "-".join(f"{key[0]}{entry.settings[key]}" for key in ("m", "f") if key in entry.settings)
+    label = "-".join(filter(None, (f"t{entry.number:04d}", name)))
+    said = entry.attributes.get(PROGRESS)
+    known = said if isinstance(said, Mapping) else {}
+    return Running(
+        label, **{key: known[key] for key in ("step", "steps", "fraction", "psnr", "worker") if key in known}
+    )
+
+
+def time_left(outcomes: tuple[Outcome, ...], running: tuple[Running, ...], wanted: int | None) -> TimeLeft | None:
+    """How long the networks take that are still to be trained, as many at a time as are being trained now."""
+    times = [outcome.seconds for outcome in outcomes if outcome.result == "finished"]
+    left = max((wanted or 0) - len(trained_of(outcomes)), len(running)) - sum(each.fraction for each in running)
+    if len(times) < FEWEST or left <= 0:
+        return None
+    mean, slots = sum(times) / len(times), max(1, len(running))
+    at_once = "one" if slots == 1 else str(slots)
+    return TimeLeft(left * mean / slots, f"{len(times)} networks that took {mean:.0f} s each, {at_once} at a time")
 
 
 def entry_of(trial: FrozenTrial) -> Entry:

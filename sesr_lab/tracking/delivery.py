@@ -244,7 +244,7 @@ class Delivery:
         """Whether the run has a place in the store now; not while its parent has none."""
         begin = run.story.begin
         if "experiment" not in begin:  # it was begun before its journal was
-            found = self.carrier.find(run.key)
+            found = self.carrier.look_for(run.key)
             if found is None:
                 run.note(refused="the store does not have it")
             else:
@@ -273,7 +273,9 @@ class Delivery:
         known = self.journals.summary(key).get("place", {}).get("run_id")
         if known:
             return str(known)
-        found = self.carrier.find(key)
+        found = self.carrier.look_for(key)
+        if found is None and (self.journals.folder / key).is_dir():  # another process here is about to make it
+            return None
         return "" if found is None else str(found.info.run_id)
 
     def _carry(self, run: Outgoing, lane: Lane, records: list[Record]) -> None:

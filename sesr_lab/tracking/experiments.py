@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 
 from sesr_lab.tracking.answers import NeedsUser
 from sesr_lab.tracking.secrets import shown
-from sesr_lab.tracking.store import sqlite_path
+from sesr_lab.tracking.store import artifact_root, sqlite_path
 from sesr_lab.tracking.views import views
 
 if TYPE_CHECKING:
@@ -96,9 +96,16 @@ def _create(client: MlflowClient, uri: str, name: str) -> Experiment:
 
 
 def _artifacts(uri: str, name: str) -> str | None:
-    """Where a SQLite store's experiment keeps its files: beside the database, not in today's working folder."""
+    """Where an experiment of a database keeps its files: beside a SQLite file, not in today's working folder."""
     path = sqlite_path(uri)
-    return None if path is None else _runs_in(path.parent) + (Path("/") / _folder_of(name)).as_uri()[len("file:///") :]
+    if path is None:
+        root = artifact_root(uri)
+        return None if root is None else f"{root}/{_folder_in_uri(name)}"
+    return _runs_in(path.parent) + _folder_in_uri(name)
+
+
+def _folder_in_uri(name: str) -> str:
+    return (Path("/") / _folder_of(name)).as_uri()[len("file:///") :]
 
 
 def _runs_in(folder: Path) -> str:

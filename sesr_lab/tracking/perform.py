@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KEY = "sesr.key"
 """The tag by which a run is found again, whoever has made it."""
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+"""What a store says of a run that it does not have: a server with basic authentication says the second."""
 BATCHED = ("metrics", "params", "tags")
 _MOST = {"metrics": 1000, "params": 100, "tags": 100}
 """As much as MLflow takes in one batch."""
@@ -58,6 +60,11 @@ class Carrier:
             faults.point("run created")
             return Place(made.info.run_id, number)
 
+    def look_for(self, key: str) -> Run | None:
+        """As `find`; what goes wrong is raised as an Answer."""
+        with self._asking():
+            return self.find(key)
+
     def find(self, key: str, number: str | None = None) -> Run | None:
         """The run that has that key as its tag or, made by version 0.1, as its id."""
         from mlflow.exceptions import MlflowException
@@ -69,7 +76,7 @@ class Carrier:
         try:
             run = self.client.get_run(key)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in _UNKNOWN:
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
@@ -119,7 +126,7 @@ class Carrier:
                 case "publish":
                     self._publish(run, record)
                 case "end":
-                    self.client.set_terminated(place.run_id, content["status"], content["time_ms"])
+                    self._end(place, content)
                 case _:
                     raise Refused(f"a newer version has written {record.kind}")
 
@@ -158,6 +165,12 @@ class Carrier:
         self._file(run.place, f"{name}.png", blob)
         self._file(run.place, f"{name}+compressed.webp", thumbnail.getvalue())
         self.client.set_tag(run.place.run_id, "mlflow.loggedImages", "True")
+
+    def _end(self, place: Place, content: Mapping[str, Any]) -> None:
+        """A run that was found lost stays as it is where another machine has gone on with it and ended it."""
+        if content.get("reason") == "lost" and self.client.get_run(place.run_id).info.status != "RUNNING":
+            return
+        self.client.set_terminated(place.run_id, content["status"], content["time_ms"])
 
     def _file(self, place: Place, name: str, blob: bytes) -> None:
         path = PurePosixPath(name)

@@ -28,7 +28,7 @@ from sesr_lab.tracking.views import page, run_page
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Delivered", "RunInfo", "RunLog", "Trace", "Tracker", "open_store"]
+__all__ = ["Delivered", "RunInfo", "RunLog", "Trace", "Tracker", "open_store", "waiting_here"]
 
 END_PATIENCE_S = 10.0
 """How long the end of a command waits for a store that takes nothing; what is left stays in the journals."""
@@ -325,6 +325,13 @@ def open_store(uri: str | None = None, *, state: Path | None = None) -> Tracker:
     tracker.take_up()
     tracker.flush(patience_s=_LEFTOVERS_PATIENCE_S, limit_s=_LEFTOVERS_LIMIT_S)
     return tracker
+
+
+def waiting_here(state: Path | None = None) -> dict[str, int]:
+    """How many writes wait on this machine, by what may be shown of the stores' URIs; no store is opened."""
+    every = Journals(state or state_folder(), "").others()
+    counts = {each.uri: sum(_waiting(each, key) for key in each.pending()) for each in every}
+    return {uri: count for uri, count in counts.items() if count}
 
 
 def _story(journals: Journals, key: str) -> Story:

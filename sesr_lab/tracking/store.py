@@ -21,10 +21,12 @@ from sesr_lab.tracking.secrets import remember, shown
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["absolute", "connect", "is_http", "shown", "sqlite_path"]
+__all__ = ["absolute", "artifact_root", "connect", "is_http", "shown", "sqlite_path"]
 
 INSTALL = "pip install 'mlflow>=3.17'"
 SCHEMES = "sqlite:///FILE, http(s)://HOST, postgresql://… or mysql://…"
+ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
+"""The variable in which MLflow's own commands look for where a database's runs keep their files."""
 _BOUNDED_DRIVERS = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
 """Database drivers whose `connect` takes `connect_timeout`, in seconds."""
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?):///(?P<path>[^?]*)(?P<options>\?.*)?", re.IGNORECASE | re.DOTALL)
@@ -95,6 +97,27 @@ def is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in {"http", "https"}
 
 
+def artifact_root(uri: str) -> str | None:
+    """Where a database to which this process writes itself keeps its runs' files; None for any other store.
+
+    Raises:
+        StoreError: nobody has said where, or not from every folder the same.
+    """
+    if urlsplit(uri).scheme.split("+")[0] not in {"postgresql", "mysql", "mssql"}:
+        return None
+    root = os.environ.get(ROOT, "")
+    if not root:
+        raise StoreError(
+            f"{shown(uri)}: written to without a server, a database keeps files in whatever folder a command runs in; "
+            f"name its MLflow server (http://HOST:PORT), or set {ROOT} to a folder or s3:// URI that all machines reach"
+        )
+    if len(urlsplit(root).scheme) > 1:  # one letter is a drive
+        return root.rstrip("/")
+    if not Path(root).expanduser().is_absolute():
+        raise StoreError(f"{ROOT}: {root!r} is another folder for each command; give a whole path, or a URI")
+    return Path(root).expanduser().as_uri()
+
+
 def _sqlite(uri: str) -> str:
     """The URI of a SQLite file by its absolute path, options kept; `~` is the home, as in a shell."""
     from sqlalchemy import make_url
@@ -136,6 +159,7 @@ def _named(mlflow: ModuleType, uri: str | None) -> str:
     scheme = urlsplit(found).scheme or found
     if scheme.split("+")[0] not in _kinds():
         raise StoreError(f"{shown(given)}: MLflow knows no store of this kind ({scheme}); use {SCHEMES}")
+    artifact_root(found)
     if is_http(found) and not urlsplit(found).hostname:
         raise StoreError(f"{shown(given)}: there is no host in it; write http://HOST:PORT")
     return found

@@ -12,6 +12,7 @@ from sqlalchemy import URL, exc, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from sesr_lab.errors import ConfigError, StoreAwayError, StoreError
+from sesr_lab.tracking.secrets import remember
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
 """How a path to a SQLite file ends; another one is taken for a file only if it is there."""
@@ -45,6 +46,7 @@ def storage_url(given: str | None) -> str:
         return sqlite_url(Path(url.database), url)
     if url.drivername == "postgresql" and importlib.util.find_spec("psycopg") is not None:
         url = url.set(drivername="postgresql+psycopg")
+    remember(given)
     return url.render_as_string(hide_password=False)
 
 

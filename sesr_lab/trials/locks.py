@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,29 @@ class Locks:
         )
         with reported(self.url), self._engine.connect() as connection:
             return str(connection.execute(asked, {"key": _number(key)}).scalar() or "another process")
+
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Which of the locks somebody has, of a database that is shared."""
+        asked = sa.text(
+            "select (classid::bigint << 32) | objid::bigint from pg_locks where locktype = 'advisory' and granted"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
+        with reported(self.url), self._engine.connect() as connection:
+            numbers = set(connection.execute(asked).scalars())
+        return {key for key in keys if _number(key) in numbers}
+
+    def up_s(self) -> float:
+        """For how many seconds a shared database has kept its connections, and with them the locks, by its own clock.
+
+        After the crash of one of its processes PostgreSQL closes them all, though its first process goes on: the
+        checkpointer's age tells that to whoever may see it.
+        """
+        asked = sa.text(
+            "select extract(epoch from clock_timestamp() - greatest(pg_postmaster_start_time(),"
+            " (select max(backend_start) from pg_stat_activity where backend_type = 'checkpointer')))"
+        )
+        with reported(self.url), self._engine.connect() as connection:
+            return float(connection.execute(asked).scalar_one())
 
     @cached_property
     def _engine(self) -> sa.Engine:

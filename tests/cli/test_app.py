@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import studied
 from mlflow_store import migrated
 from numpy.typing import NDArray
 from PIL import Image
@@ -424,14 +425,25 @@ def test_sweep_lists_the_built_in_studies(typed: Typed) -> None:
 def test_a_dry_run_tells_what_a_study_would_do_and_does_nothing(typed: Typed, tmp_path: Path) -> None:
     found = typed.json("sweep", "x2-pareto", "--dry-run")
     assert (found["networks in the space"], found["trials"], found["first"]) == (180, 40, 5)
+    assert (found["trained already"], found["to be trained"]) == (0, 40)
+    assert found["which rests on"].startswith("a step of its least and its largest network here, m1-f4-p64 (")
+    assert found["seconds"] > 0
     assert typed.json("sweep", "x2-pareto", "--dry-run", "--trials", 3, "--data", "div2k")["trials"] == 3
     assert typed("sweep", "x2-pareto", "--dry-run") == 0
     assert "180" in typed.out
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_counts_what_is_stored_and_rests_its_time_on_it(typed: Typed, tmp_path: Path) -> None:
+    made = [studied.trial(m, 16, 64, 34.0, number=m, seconds=10.0) for m in (1, 2, 3)]
+    storage = studied.stored(tmp_path, made, "x2-pareto", finished=False)
+    found = typed.json("sweep", "x2-pareto", "--dry-run", "--trials", 9, "--storage", storage)
+    assert (found["trained already"], found["to be trained"], found["seconds"]) == (3, 6, 60.0)
+    assert found["which rests on"] == "3 of its networks that took 10 s each, one at a time"
+
+
 def test_status_in_an_empty_folder_says_how_to_start_and_makes_nothing(typed: Typed, tmp_path: Path) -> None:
-    assert typed.json("status") == {"studies": []}
+    assert typed.json("status") == {"studies": [], "unsent": {}}
     assert typed("status") == 0
     assert "sesr-lab sweep" in typed.out
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from labs import lab, photographs, spawn, storage, study, until
+from scripted import Scripted
 
 from sesr_lab.errors import ConfigError, StoreError
 from sesr_lab.registry.catalog import resolve
@@ -351,3 +352,22 @@ def _finished(tmp_path: Path) -> int:
             return int(count) if asked else -1
     except sqlite3.OperationalError:
         return -1
+
+
+def test_how_far_a_trial_is_can_be_seen_from_elsewhere_while_it_runs(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sesr_lab.sweep.flight.SHOWN_EVERY_S", 0.0)
+    seen = []
+
+    def curve(config: TrialConfig, part: float) -> float:
+        seen.extend(standing(storage(tmp_path), "tiny")[0].running)
+        return 30.0 + part
+
+    here, _ = lab(tmp_path)
+    sweep(study(data, trials=1), here, storage(tmp_path), start=Scripted(curve).start)
+    told = [each for each in seen if each.step is not None]
+    assert [(each.step, each.steps, each.psnr) for each in told[:2]] == [(1, 10, 30.1), (2, 10, 30.2)]
+    assert told[0].label.startswith("t0000-m")
+    assert ":" in told[0].worker
+    assert standing(storage(tmp_path), "tiny")[0].running == ()

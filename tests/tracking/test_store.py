@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import postgres
 import pytest
 from mlflow_store import migrated, new_store
 
@@ -131,6 +132,36 @@ except StoreError as error:
 )
 def test_uris_that_name_one_place_stay_as_they_are(uri: str, expected: str) -> None:
     assert absolute(uri) == expected
+
+
+def test_a_database_without_a_server_is_refused_until_somebody_says_where_files_go(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="set MLFLOW_DEFAULT_ARTIFACT_ROOT to a folder or s3:// URI") as caught:
+        open_store("postgresql+psycopg://u:secret@127.0.0.1:9/lab")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.slow
+def test_a_database_keeps_files_below_the_root_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = postgres.Server()
+    (tmp_path / "deeper").mkdir()
+    try:
+        monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "files")
+        with pytest.raises(StoreError, match="'files' is another folder for each command; give a whole path"):
+            open_store(server.database())
+        monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(tmp_path / "files"))
+        tracker = open_store(server.database())
+        monkeypatch.chdir(tmp_path / "deeper")
+        run = tracker.begin(uuid4().hex, experiment="my trials", name="a run")
+        run.log_metrics({"psnr": 34.5}, step=1)
+        run.log_file(b"text", "note.txt")
+        run.end("FINISHED")
+        assert tracker.close() == 0
+        assert [path.name for path in tmp_path.glob("files/my-trials/*/artifacts/note.txt")] == ["note.txt"]
+        assert list((tmp_path / "deeper").iterdir()) == []
+    finally:
+        server.remove()
 
 
 def test_messages_hide_passwords() -> None:

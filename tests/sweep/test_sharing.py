@@ -1,0 +1,147 @@
+"""Several drivers of one study: real processes on a real PostgreSQL, killed, cut off and met by one another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import postgres
+import psycopg
+import pytest
+from checker import faults_in, table
+from forks import Forks
+from labs import lab, photographs, until
+
+from sesr_lab.sweep.sharing import Shared
+from sesr_lab.sweep.storage import Patience
+from sesr_lab.trials.locks import Locks
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+TWELVE = {"trials": 12, "space": {"m": [1, 2, 3, 4], "f": [2, 4, 6], "feature_size": [8]}}
+KILLED = -9
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    server = postgres.Server()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def drivers() -> Iterator[tuple[Forks, Forks]]:
+    both = Forks(), Forks()
+    yield both
+    for each in both:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return photographs(tmp_path_factory.mktemp("pictures"))
+
+
+def states(url: str, name: str = "tiny") -> list[str]:
+    """The states of the study's trials; none before it is there."""
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        try:
+            asked = "select t.state from trials t join studies s using (study_id) where s.study_name = %s"
+            return [state for (state,) in connection.execute(asked, [name])]
+        except psycopg.errors.UndefinedTable:
+            return []
+
+
+def test_two_drivers_train_each_network_once_and_both_have_a_part(
+    server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
+) -> None:
+    lab(tmp_path)  # the store is there before both come
+    url = server.database()
+    for number, driver in enumerate(drivers):
+        driver.begin(tmp_path, data=data, study=TWELVE, storage=url, pause_s=0.05, slots=2, driver=number)
+    assert [driver.end() for driver in drivers] == [0, 0]
+    assert faults_in(tmp_path, networks=12, url=url) == []
+    assert len(table(tmp_path)) == 12
+    study = optuna.load_study(study_name="tiny", storage=url)
+    assert len({trial.user_attrs["driver"] for trial in study.trials}) == 2
+    assert study.user_attrs["sesr:finished"]
+
+
+def test_what_a_killed_driver_had_in_the_air_is_finished_by_the_one_that_lives(
+    server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
+) -> None:
+    lab(tmp_path)
+    url = server.database()
+    case = {"data": data, "study": TWELVE, "storage": url, "pause_s": 0.1}
+    drivers[0].begin(tmp_path, **case, slots=2, driver=0, kill_after_s=4.0)
+    until(lambda: "RUNNING" in states(url))
+    drivers[1].begin(tmp_path, **case, driver=1)
+    assert drivers[0].end() == KILLED
+    assert drivers[1].end() == 0
+    assert faults_in(tmp_path, networks=12, url=url) == []
+    assert list((tmp_path / "state" / "checkpoints").glob("*")) == []
+
+
+def test_a_driver_that_finds_all_begun_leaves_the_rest_to_the_other(
+    server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
+) -> None:
+    lab(tmp_path)
+    url = server.database()
+    case = {"data": data, "study": {"trials": 1}, "storage": url}
+    drivers[0].begin(tmp_path, **case, pause_s=1.0, driver=0)
+    until(lambda: states(url) == ["RUNNING"])
+    assert drivers[1].run(tmp_path, **case, driver=1) == 0
+    assert "another driver finishes 1 network" in (tmp_path / "notes.txt").read_text()
+    assert drivers[0].end() == 0
+    assert faults_in(tmp_path, networks=1, url=url) == []
+
+
+def test_a_restart_of_the_database_loses_no_trial_and_tells_none_twice(
+    server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
+) -> None:
+    lab(tmp_path)
+    url = server.database()
+    for number, driver in enumerate(drivers):
+        driver.begin(tmp_path, data=data, study=TWELVE, storage=url, pause_s=0.1, driver=number)
+    until(lambda: states(url).count("COMPLETE") >= 2)
+    server.kill()
+    time.sleep(1.0)
+    server.start()
+    assert [driver.end() for driver in drivers] == [0, 0]
+    assert faults_in(tmp_path, networks=12, url=url) == []
+
+
+def test_a_trial_is_one_drivers_until_it_lets_go_or_dies_and_a_restart_takes_it_from_nobody(
+    server: postgres.Server,
+) -> None:
+    url = server.database()
+    patience = Patience(url, lambda text: None, lambda: None)
+    one, other = (Shared("tiny", Locks(url), patience) for _ in range(2))
+    assert one.take(3)
+    assert one.take(3)
+    assert not other.take(3)
+    server.kill()
+    server.start()
+    assert other.of_others([3]) == {3}, "its owner has yet to take it again"
+    assert one.holds(3)
+    assert not other.take(3)
+    one.close()
+    assert other.take(3)
+    other.close()
+
+
+def test_one_driver_at_a_time_asks(server: postgres.Server) -> None:
+    url = server.database()
+    patience = Patience(url, lambda text: None, lambda: None)
+    one, other = (Shared("tiny", Locks(url), patience) for _ in range(2))
+    order = []
+    with one.asking():
+        waiting = threading.Thread(target=lambda: order.append(str(other.asking().__enter__())))
+        waiting.start()
+        time.sleep(0.3)
+        order.append("first")
+    waiting.join()
+    assert order[0] == "first"
