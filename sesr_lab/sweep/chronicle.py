@@ -22,7 +22,7 @@ from sesr_lab.tracking.secrets import shown
 from sesr_lab.tracking.views import views
 from sesr_lab.trials.lab import Lab, load_data
 from sesr_lab.trials.lifecycle import DATABASE, new_key, with_places
-from sesr_lab.trials.notes import COLOUR, GREY, NOTE
+from sesr_lab.trials.notes import COLOUR, DARK, GREY, NOTE
 from sesr_lab.trials.outcome import Outcome, best_of, pareto
 from sesr_lab.trials.recorder import publish_outcome
 
@@ -77,7 +77,7 @@ class Chronicle:
             experiment=spec.name,
             name=spec.name,
             params={"objective": spec.objective, "trials": spec.trials, "sampler": spec.sampler},
-            tags={"sesr.kind": "study", **self.tags, NOTE: spec.description},
+            tags={"sesr.kind": "study", **self.tags, NOTE: spec.description, COLOUR: DARK},
         )
         if spec.target != MACS:
             self._log.describe_experiment(views(timed=True))
