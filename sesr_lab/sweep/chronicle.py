@@ -23,7 +23,7 @@ from sesr_lab.tracking.secrets import shown
 from sesr_lab.tracking.views import views
 from sesr_lab.trials.lab import Lab, load_data
 from sesr_lab.trials.lifecycle import DATABASE, new_key, with_places
-from sesr_lab.trials.notes import COLOUR, GREY, NOTE
+from sesr_lab.trials.notes import COLOUR, DARK, GREY, NOTE
 from sesr_lab.trials.outcome import Outcome, best_of, pareto
 from sesr_lab.trials.recorder import publish_outcome
 
@@ -161,7 +161,7 @@ class Chronicle:
                 experiment=self.spec.name,
                 name=self.spec.name,
                 params={"objective": self.spec.objective, "trials": self.spec.trials, "sampler": self.spec.sampler},
-                tags={"sesr.kind": "study", **self.tags, NOTE: self.spec.description},
+                tags={"sesr.kind": "study", **self.tags, NOTE: self.spec.description, COLOUR: DARK},
             )
         except RunHeldError:
             return None

@@ -52,10 +52,10 @@ def _labels(tags: Mapping[str, str]) -> dict[str, str]:
     """What a version's tags say of it, in few words."""
     psnr, macs, ms = (_number(tags.get(f"sesr.{key}")) for key in ("psnr_db", "macs_720p", "latency_ms"))
     said = {
-        "scale": f"x{tags['sesr.scale']}" if "sesr.scale" in tags else None,
         "psnr_db": None if psnr is None else f"{psnr:.2f}",
-        "data": tags.get("sesr.data"),
         "gmacs_720p": None if macs is None else f"{macs / 1e9:.2f}",
+        "scale": f"x{tags['sesr.scale']}" if "sesr.scale" in tags else None,
+        "data": tags.get("sesr.data"),
         "latency_ms": None if ms is None else f"{ms:.2f} on {tags.get('sesr.target', 'its target')}",
     }
     return {key: value for key, value in said.items() if value is not None}

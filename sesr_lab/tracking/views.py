@@ -89,7 +89,8 @@ def _charts(*, timed: bool) -> dict[str, object]:
     return {
         "isAccordionReordered": True,
         "compareRunSections": [
-            {"uuid": name, "name": name, "display": True, "isReordered": True} for name in by_section
+            {"uuid": name, "name": name, "display": True, "isReordered": True, "columns": columns, "cardHeight": 400}
+            for name, columns in (("Pareto", 2), ("val", 3), ("train", 3))
         ],
         "compareRunCharts": charts + [{**chart, "isGenerated": True, "deleted": True} for chart in hidden],
     }

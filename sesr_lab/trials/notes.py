@@ -7,6 +7,8 @@ from sesr_lab.trials.outcome import Outcome
 
 NOTE, COLOUR = "mlflow.note.content", "mlflow.runColor"
 """Tags that MLflow's UI shows as a run's description, and draws it in."""
+DARK = "#3b4148"
+"""Of a study's own run, which is none of its trials."""
 GREY = "#b8bec5"
 """Of a study's trials that are over: those of its Pareto set get colours of their own."""
 

@@ -24,6 +24,7 @@ from sesr_lab.sweep.repair import TRIES
 from sesr_lab.trials import trial
 from sesr_lab.trials.lab import Interrupted
 from sesr_lab.trials.locks import Locks
+from sesr_lab.trials.notes import GREY
 from sesr_lab.trials.outcome import Outcome, pareto
 
 
@@ -60,6 +61,36 @@ def test_each_trial_is_a_child_run_of_the_study_with_curves_costs_and_a_register
     assert {"sesr.config_fingerprint", "sesr.data_fingerprint", "sesr.study", "sesr.device"} <= run.tags.keys()
     assert outcome.model == f"models:/sesr-{outcome.network}-x2/1"
     assert here.tracker.run(result.run_id).status == "FINISHED"
+
+
+def test_the_ui_shows_what_a_study_came_to(tmp_path: Path, data: str) -> None:
+    here, _ = lab(tmp_path)
+    result = sweep(study(data), here, storage(tmp_path))
+    assert here.tracker.flush() == 0
+    assert result.best is not None
+    headline = f"**Best: {result.best.network}"
+    experiment = here.tracker.client.get_experiment(result.experiment_id)
+    for tags in (here.tracker.run(result.run_id).tags, experiment.tags):
+        assert tags["mlflow.note.content"].startswith(headline)
+    for outcome in result.outcomes:
+        run = here.tracker.run(outcome.run_id)
+        assert run.tags["mlflow.note.content"].startswith(f"**{outcome.psnr:.2f} dB**")
+        assert (run.tags["mlflow.runColor"] == GREY) is (outcome.label not in result.pareto)
+        assert run.tags["sesr.engine"] == "simple"
+        names = [file.path for file in here.tracker.client.list_artifacts(outcome.run_id, "images")]
+        steps = {int(name.split("+")[2]) for name in names}
+        assert steps == {0, 25, 50, 75, 100}
+
+
+def test_a_network_that_leaves_the_pareto_set_turns_grey(tmp_path: Path, data: str) -> None:
+    here, _ = lab(tmp_path)
+    sweep(study(data, trials=1), here, storage(tmp_path))
+    again, _ = lab(tmp_path)
+    result = sweep(study(data, trials=4), again, storage(tmp_path))
+    assert again.tracker.flush() == 0
+    for outcome in result.outcomes:
+        colour = again.tracker.run(outcome.run_id).tags["mlflow.runColor"]
+        assert (colour == GREY) is (outcome.label not in result.pareto)
 
 
 @pytest.mark.slow
