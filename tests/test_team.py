@@ -174,7 +174,7 @@ def test_a_study_on_a_teams_stores_keeps_every_password_to_itself(folder: Path, 
         assert "set MLFLOW_DEFAULT_ARTIFACT_ROOT" in said
         said = "\n".join(line for line in said.splitlines() if not line.startswith("$ "))
         dumps = [team.dump(name) for name in ("mlflow", "optuna")]
-        assert "sesr-m1-f4-p8" in dumps[0], "the study's networks are registered"
+        assert "sesr-m1-f" in dumps[0], f"its best is registered; {said}"
         (team.folder / "secrets").rename(folder / "apart")
         for secret in (mlflow_password, optuna_password, alice["MLFLOW_TRACKING_PASSWORD"], "not-this-one"):
             assert secret not in said

@@ -66,6 +66,7 @@ def test_two_drivers_train_each_network_once_and_both_have_a_part(
     assert faults_in(tmp_path, networks=12, url=url) == []
     assert len(table(tmp_path)) == 12
     study = optuna.load_study(study_name="tiny", storage=url)
+    assert len(study.trials) == 12, "none was begun in vain"
     assert len({trial.user_attrs["driver"] for trial in study.trials}) == 2
     assert study.user_attrs["sesr:finished"]
 
