@@ -5,12 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test quick lint check bench-gpu clean
+.PHONY: sweep test test-all quick lint check bench-gpu clean
 sweep: $(READY)
 	$(BIN)/sesr-lab sweep
 
 # One thread for each of two processes: the tests' networks are too small to share.
 test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+
+# Those too that take minutes each: a team's whole deployment, every kill with two trials side by side.
+test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: $(READY)

@@ -18,7 +18,7 @@ import sesr_lab
 
 SCRIPT = Path(sesr_lab.__file__).parents[1] / "mlflow" / "team"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def free_port() -> int:

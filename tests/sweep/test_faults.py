@@ -36,7 +36,7 @@ def undisturbed(forks: Forks, data: str, tmp_path_factory: pytest.TempPathFactor
     return table(folder)
 
 
-@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_driver_killed_at_a_point_ends_as_if_it_had_not_been(
     forks: Forks, data: str, tmp_path: Path, undisturbed: list[tuple[str, float]], point: str, slots: int
