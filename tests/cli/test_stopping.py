@@ -286,12 +286,12 @@ def test_after_the_first_ctrl_c_the_running_trial_finishes_and_no_other_begins(f
     process = subprocess.Popen(
         command("sweep", folder.study(trials=8, steps=3_000)), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    until(folder.training, timeout_s=120)
+    until(lambda: bool(folder.runs()), timeout_s=120)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "what runs is finished" in err
-    assert "stopped after what was running" in err
+    assert "the same command goes on from here" in err
     states = folder.runs()
     assert states == ["FINISHED"] * len(states)
     assert 1 <= len(states) < 8
