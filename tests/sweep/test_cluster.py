@@ -118,6 +118,7 @@ class _Killer(Notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.faults
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_elsewhere(data: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")

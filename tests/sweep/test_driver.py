@@ -341,7 +341,9 @@ def test_standing_names_what_is_stored(tmp_path: Path, data: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps_seen", [0, 1, 2])
+@pytest.mark.parametrize(
+    "steps_seen", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)]
+)
 def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, data: str, steps_seen: int) -> None:
     (tmp_path / "tiny.toml").write_text(
         f"""

@@ -50,6 +50,7 @@ def test_a_driver_killed_at_a_point_ends_as_if_it_had_not_been(
     assert list((tmp_path / "state" / "checkpoints").glob("*")) == []
 
 
+@pytest.mark.long
 def test_fifty_random_kills_give_the_table_of_an_undisturbed_study(forks: Forks, data: str, tmp_path: Path) -> None:
     spec = {"trials": 30, "space": {"m": [1, 2, 3, 4, 5, 6], "f": [2, 4, 6, 8, 10], "feature_size": [8]}}
     calm, rough = tmp_path / "calm", tmp_path / "rough"

@@ -71,6 +71,7 @@ def test_two_drivers_train_each_network_once_and_both_have_a_part(
     assert study.user_attrs["sesr:finished"]
 
 
+@pytest.mark.long
 def test_what_a_killed_driver_had_in_the_air_is_finished_by_the_one_that_lives(
     server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_driver_that_finds_all_begun_leaves_the_rest_to_the_other(
     assert faults_in(tmp_path, networks=1, url=url) == []
 
 
+@pytest.mark.long
 def test_a_restart_of_the_database_loses_no_trial_and_tells_none_twice(
     server: postgres.Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
 ) -> None:
