@@ -97,7 +97,7 @@ def failure(storage_url: str, error: Exception) -> StoreError:
     mend = "check that it can be reached and written"
     if isinstance(error, ImportError):
         mend = f"install {error.name or 'its driver'} (PostgreSQL: pip install 'sesr-lab[postgres]')"
-    passes = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+    passes = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | exc.PendingRollbackError)
     kind = StoreAwayError if passes and not any(word in str(error).lower() for word in LASTING) else StoreError
     return kind(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")
 

@@ -249,6 +249,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_100_megapixels_take_less_than_2_gb(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.tile(skimage.data.astronaut(), (20, 20, 1))[:10_000, :10_000]
     photo(tmp_path / "large.png", whole)

@@ -138,6 +138,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint_elsewhere(da
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_request_to_stop_reaches_every_worker(data: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     spec = on_ray(data, steps=1_000_000)

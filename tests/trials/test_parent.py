@@ -328,4 +328,4 @@ def _holder(tmp_path: Path) -> bool:
 
 
 def _training(tmp_path: Path) -> bool:
-    return bool(_query(tmp_path / "mlflow.db", "select 1 from metrics where key = 'psnr' limit 1"))
+    return bool(_query(tmp_path / "mlflow.db", "select 1 from metrics where key = 'val/psnr' limit 1"))
