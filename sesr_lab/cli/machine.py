@@ -35,10 +35,13 @@ def sync(tracking_uri: Store = None, as_json: Json = False) -> None:
     tracker = opened(tracking_uri)
     with loading() as progress:
         waiting = send_waiting(tracker, progress)
+    elsewhere = tracker.waiting_elsewhere()
     if as_json:
-        print_json({"store": shown(tracker.uri), "waiting": waiting})
+        print_json({"store": shown(tracker.uri), "waiting": waiting, "elsewhere": elsewhere})
     elif not waiting:
         print(f"nothing waits for {shown(tracker.uri)}")
+        for uri, count in elsewhere.items():
+            print(f"{count} writes wait for {uri}; send them: sesr-lab sync --tracking-uri {uri}")
     if waiting:
         raise StoreError(f"{shown(tracker.uri)}: {waiting} writes still wait; is it up? try again later")
 

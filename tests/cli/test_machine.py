@@ -11,6 +11,8 @@ from labs import command
 from mlflow_store import new_store
 from typed import Typed
 
+from sesr_lab.tracking.runs import open_store
+
 
 @pytest.fixture
 def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
@@ -65,3 +67,18 @@ def test_doctor_does_not_crash_without_a_home(tmp_path: Path, variables: dict[st
     assert done.returncode in {0, 1}
     assert "Traceback" not in done.stderr
     assert "study database" in done.stdout
+
+
+def test_sync_names_other_stores_for_which_something_waits(typed: Typed, tmp_path: Path) -> None:
+    tracker = new_store(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = open_store(f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}", state=tmp_path / "state")
+    other.close()
+    journals = other.journals
+    writer = journals.open("0" * 32)
+    writer.append("tags", {"values": {"a": "b"}})
+    writer.close()
+    tracker.close()
+    assert typed("sync") == 0
+    assert f"1 writes wait for {other.uri}; send them: sesr-lab sync --tracking-uri {other.uri}" in typed.out
+    assert typed.json("sync")["elsewhere"] == {other.uri: 1}
