@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from sesr_lab.errors import ConfigError
 from sesr_lab.results.ranking import Trial
 from sesr_lab.results.report import Study
 from sesr_lab.sweep.records import FINISHED, Entry, entry_of
-from sesr_lab.sweep.storage import exists, open_storage, storage_errors
-from sesr_lab.trials.database import shown
+from sesr_lab.sweep.storage import storage_errors, studies_in
 
 _TOP, _TOP_PART = 5, 1 / 3
 """PED-ANOVA compares the best with all: a third of them, since fewer give another order with every seed."""
@@ -29,14 +27,8 @@ def stored_study(name: str, url: str) -> Study:
         ConfigError: there is no study of that name.
         StoreError: the database cannot be read.
     """
-    known: list[str] = []
     with storage_errors(url):
-        if exists(url):
-            backend = open_storage(url)
-            known = optuna.get_all_study_names(backend)
-        if name not in known:
-            raise ConfigError(f"study {name!r} is not in {shown(url)}; stored there: {', '.join(known) or 'none'}")
-        study = optuna.load_study(study_name=name, storage=backend)
+        (study,) = studies_in(url, name)
         entries = [entry_of(trial) for trial in study.get_trials(deepcopy=False)]
         return study_of(name, entries, finished=bool(study.user_attrs.get(FINISHED)))
 

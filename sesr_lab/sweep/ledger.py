@@ -46,7 +46,7 @@ from sesr_lab.sweep.records import (
     values_of,
 )
 from sesr_lab.sweep.search import History, Point
-from sesr_lab.sweep.storage import Patience, exists, open_storage, storage_errors
+from sesr_lab.sweep.storage import Patience, exists, open_storage, storage_errors, studies_in
 from sesr_lab.trials.database import shown
 from sesr_lab.trials.outcome import Outcome, best_of, pareto, record_of
 
@@ -256,15 +256,8 @@ def standing(url: str, name: str | None = None) -> list[Standing]:
         ConfigError: there is no study of that name.
         StoreError: the database cannot be read.
     """
-    known: list[str] = []
     with storage_errors(url):
-        if exists(url):
-            backend = open_storage(url)
-            known = optuna.get_all_study_names(backend)
-        if name is not None and name not in known:
-            raise ConfigError(f"study {name!r} is not in {shown(url)}; stored there: {', '.join(known) or 'none'}")
-        wanted = [name] if name is not None else known
-        return [_standing(optuna.load_study(study_name=each, storage=backend)) for each in wanted]
+        return [_standing(study) for study in studies_in(url, name)]
 
 
 def standing_of(url: str, name: str) -> Standing | None:

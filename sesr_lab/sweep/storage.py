@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sesr_lab.errors import StoreAwayError, StoreError
+from sesr_lab.errors import ConfigError, StoreAwayError, StoreError
 from sesr_lab.trials.database import failure, shown, sqlite_file
 from sesr_lab.trials.locks import Locks
 
@@ -60,6 +60,22 @@ def exists(url: str) -> bool:
         return False
     with storage_errors(url):
         return _tables(url) >= _NEEDED
+
+
+def studies_in(url: str, name: str | None = None) -> list[optuna.Study]:
+    """The studies stored at that URL, or the one called `name`.
+
+    Raises:
+        ConfigError: there is no study of that name.
+        StoreError: the database cannot be read.
+    """
+    known: list[str] = []
+    if exists(url):
+        backend = open_storage(url)
+        known = optuna.get_all_study_names(backend)
+    if name is not None and name not in known:
+        raise ConfigError(f"study {name!r} is not in {shown(url)}; stored there: {', '.join(known) or 'none'}")
+    return [optuna.load_study(study_name=each, storage=backend) for each in ([name] if name is not None else known)]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -55,11 +56,12 @@ class Lock(Protocol):
     ) -> None: ...
 
 
-class _Context:
+class _Context(ABC):
     """The part that both kinds of lock share: they are contexts."""
 
+    @abstractmethod
     def release(self) -> None:
-        raise NotImplementedError
+        """Gives it back."""
 
     def __enter__(self) -> Self:
         return self
