@@ -51,6 +51,8 @@ EVALUATIONS = 3
 class Idle:
     """An executor whose trials are over at once."""
 
+    is_here = True
+
     def __init__(self) -> None:
         self._events: Iterator[Happening] = iter(())
         self._busy = False

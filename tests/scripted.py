@@ -23,6 +23,8 @@ EVALUATIONS = 10
 class Scripted:
     """Runs `slots` trainings side by side, an event of each in turn."""
 
+    is_here = True
+
     def __init__(self, curve: Curve, slots: int = 1, *, keeps: bool = False) -> None:
         """`keeps`: a checkpoint follows every score."""
         self.curve, self.slots, self.keeps = curve, slots, keeps

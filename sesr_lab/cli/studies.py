@@ -46,6 +46,10 @@ def sweep(
     address: Annotated[
         str | None, typer.Option("--address", help="A Ray cluster that runs: auto, or HOST:PORT (this machine).")
     ] = None,
+    trials_per_device: Annotated[
+        int | None,
+        typer.Option("--trials-per-device", min=1, help="Let so many networks take turns on this device (1)."),
+    ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", help="Cores for each network, and its threads (1).")] = None,
     gpus: Annotated[
         float | None, typer.Option("--gpus", help="GPUs for each network, or a part of one: 0.25 (0).")
@@ -77,6 +81,7 @@ def sweep(
         "patience": patience,
         "max_failure_rate": max_failure_rate,
         "workers": workers,
+        "trials_per_device": trials_per_device,
         "cpus": cpus,
         "gpus": gpus,
         "retries": retries,
@@ -91,8 +96,9 @@ def sweep(
         from sesr_lab.cli.lab import lab_for
         from sesr_lab.sweep.cluster import workers_of
         from sesr_lab.sweep.driver import sweep as run_sweep
+        from sesr_lab.sweep.together import turns_of
 
-    start = workers_of(spec, address)
+    start = workers_of(spec, address) or turns_of(spec)
     with lab_for(spec.name, tracking_uri, storage, device, engine, model_name, winds_down=True) as (lab, storage_url):
         result = run_sweep(spec, lab, storage_url, start=start)
     _show_sweep(result, as_json=as_json)

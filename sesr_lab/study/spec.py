@@ -100,6 +100,8 @@ class StudySpec(Frozen):
     """What is trained again, with several seeds, once the search is over."""
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Networks that are trained at once, on Ray; without it one, in the driver's process."""
+    trials_per_device: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Networks that take turns on one device, in the driver's process: small ones leave much of a GPU idle."""
     cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Cores for each network on Ray; torch gets as many threads."""
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -163,6 +165,8 @@ class StudySpec(Frozen):
             key = "input" if self.max_ms is None else "max_ms"
             raise ValueError(f"{key}: MACs take no time; name a target: {', '.join(TARGETS[1:])}")
         self._check_pruning()
+        if self.trials_per_device is not None and self.workers is not None:
+            raise ValueError("trials_per_device: is for trials in this process; leave workers out")
         for key in self.space:
             if key not in SEARCHABLE:
                 raise ValueError(f"space.{key}: cannot be searched; {one_of(key, SEARCHABLE)}")

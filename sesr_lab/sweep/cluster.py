@@ -50,10 +50,12 @@ def workers_of(spec: StudySpec, address: str | None) -> Callable[[Lab], Executor
     """What starts the workers that a study asks for; None where it is trained in this process.
 
     Raises:
-        ConfigError: Ray is not installed, or `address` is none.
+        ConfigError: Ray is not installed, `address` is none, or the study's trials take turns in this process.
     """
     if spec.workers is None and address is None:
         return None
+    if spec.trials_per_device is not None:
+        raise ConfigError("--trials-per-device: is for trials in this process; leave --workers and --address out")
     _ray()
     if address is not None:
         _check_address(address)
@@ -79,6 +81,8 @@ def room_for(spec: StudySpec, address: str | None) -> int | None:
 
 class Workers:
     """An executor on Ray."""
+
+    is_here = False
 
     def __init__(
         self,

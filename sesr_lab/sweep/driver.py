@@ -242,7 +242,7 @@ class _Driver:
         else:
             self._keep_key(flight.start, found.key)
             self.queue.appendleft(found)
-        if isinstance(self.executor, Inline) and not broken.lost and is_poisoned():
+        if self.executor.is_here and is_poisoned():
             raise SesrError(
                 f"study {self.agenda.spec.name}: the GPU cannot be used by this process any more "
                 f"({in_a_line(broken.error)}); the same command goes on"

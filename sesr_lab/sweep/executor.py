@@ -41,6 +41,11 @@ Happening = tuple[str, "trial.Event | Broken"]
 class Executor(Protocol):
     """Runs jobs, as many at once as it has slots."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its jobs run in the driver's process, and share with it what an error leaves broken."""
+        ...
+
     def free(self) -> int:
         """How many more jobs may be submitted now."""
         ...
@@ -68,6 +73,8 @@ class Executor(Protocol):
 
 class Inline:
     """Runs one job at a time, in this process: the driver has the floor between any two of its events."""
+
+    is_here = True
 
     def __init__(self, where: trial.Place) -> None:
         self._where = where

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from sesr_lab.sweep.executor import Broken, Happening, Job
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep.executor import Broken, Executor, Happening, Job
 from sesr_lab.trials import trial
+from sesr_lab.trials.lab import Lab
 from sesr_lab.trials.together import Turns
+
+
+def turns_of(spec: StudySpec) -> Callable[[Lab], Executor] | None:
+    """What lets a study's trials take turns on one device; None where it does not ask for that."""
+    count = spec.trials_per_device
+    return None if count is None else lambda lab: Together(lab.where, count)
 
 
 class Together:
     """An `Executor` whose trials take turns, `count` of them at most: the same events as of so many workers."""
+
+    is_here = True
 
     def __init__(self, where: trial.Place, count: int) -> None:
         self._where, self._count = where, count

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import TINY, photographs
+from checker import faults_in
+from labs import TINY, lab, photographs, storage, study
 
-from sesr_lab.errors import DataError
+from sesr_lab.errors import ConfigError, DataError
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.sweep.cluster import workers_of
+from sesr_lab.sweep.driver import sweep
 from sesr_lab.sweep.executor import Broken, Happening, Job
-from sesr_lab.sweep.together import Together
+from sesr_lab.sweep.together import Together, turns_of
 from sesr_lab.training.trainer import Checkpoint
 from sesr_lab.trials import trial
 
@@ -107,3 +110,23 @@ def test_what_breaks_a_job_breaks_it_alone(data: str, tmp_path: Path) -> None:
     assert isinstance(broken[0].error, DataError)
     assert not broken[0].lost
     assert isinstance(found[-1][1], trial.Finished)
+
+
+def test_a_study_whose_trials_take_turns_comes_to_what_it_comes_to_one_by_one(data: str, tmp_path: Path) -> None:
+    found = []
+    for name, limits in (("alone", {}), ("turns", {"trials_per_device": 3})):
+        (tmp_path / name).mkdir()
+        spec = study(data, trials=4).changed(**limits)
+        here, _ = lab(tmp_path / name)
+        result = sweep(spec, here, storage(tmp_path / name), start=turns_of(spec))
+        found.append({(outcome.network, outcome.psnr, outcome.steps) for outcome in result.outcomes})
+        assert here.tracker.flush() == 0
+        assert faults_in(tmp_path / name, networks=4) == []
+    assert found[0] == found[1]
+
+
+def test_turns_and_workers_are_not_asked_for_together(data: str) -> None:
+    with pytest.raises(ConfigError, match="leave workers out"):
+        study(data).changed(trials_per_device=2, workers=2)
+    with pytest.raises(ConfigError, match="leave --workers and --address out"):
+        workers_of(study(data).changed(trials_per_device=2), "auto")
