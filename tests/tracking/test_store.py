@@ -185,3 +185,42 @@ def test_first_users_that_meet_make_one_store_and_print_nothing(tmp_path: Path) 
     ]
     assert [process.communicate(timeout=180) for process in both] == [("1\n", ""), ("1\n", "")]
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+# Another registry than the tracking store's
+
+
+@pytest.mark.parametrize("registry", ["http://127.0.0.1:9", "databricks-uc", "s3://bucket", "sqlite:////proc/none/x.db"])
+def test_a_registry_that_cannot_take_networks_is_named_at_once(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=r"^MLFLOW_REGISTRY_URI: ") as raised:
+        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert "unset it, or set it to the tracking store" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert time.monotonic() - started < 30
+
+
+def test_a_registry_that_is_the_tracking_store_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+    assert open_store(uri).client.search_registered_models() == []
+
+
+@pytest.mark.parametrize("folder", ["my project", "50%20", "a#b", "照片", "it's"])
+def test_the_default_store_in_a_folder_of_any_name_is_made_there_and_nowhere_else(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    tracker = open_store(state=tmp_path / "state")
+    run = tracker.begin(uuid4().hex, experiment="trials", name="a run")
+    run.log_file(b"text", "note.txt")
+    run.end("FINISHED")
+    assert tracker.flush() == 0
+    place = tracker.delivered(run.key)
+    assert place is not None
+    assert (tmp_path / folder / "mlruns" / "trials" / place.run_id / "artifacts" / "note.txt").read_bytes() == b"text"
+    assert {entry.name for entry in tmp_path.iterdir()} == {folder, "state"}
