@@ -107,12 +107,13 @@ def cost(
     """Count parameters and MACs, as the paper does; with --target, the time there (of all presets if none is named)."""
     from sesr_lab.cli.costing import cost_of, cost_on
     from sesr_lab.study.config import PRESETS, Architecture, checked
-    from sesr_lab.targets.estimate import INPUT
+    from sesr_lab.targets.estimate import INPUT, MACS
 
     if batch_size < 1 or patch < 1:
         raise ConfigError("cost: --batch-size and --patch must be at least 1")
-    if target is None and (size is not None or fresh):
-        raise ConfigError(f"cost: {'--input' if size is not None else '--fresh'} is of use with --target alone")
+    if target in (None, MACS) and (size is not None or fresh):
+        flag = "--input" if size is not None else "--fresh"
+        raise ConfigError(f"cost: {flag} is of use with a --target that takes time")
     given = {"m": m, "f": f, "feature_size": feature_size}
     variant = {"activation": activation, "input_residual": input_residual, "scale": scale}
     every_preset = target is not None and preset is None and not any(given.values())

@@ -190,7 +190,9 @@ def test_first_users_that_meet_make_one_store_and_print_nothing(tmp_path: Path) 
 # Another registry than the tracking store's
 
 
-@pytest.mark.parametrize("registry", ["http://127.0.0.1:9", "databricks-uc", "s3://bucket", "sqlite:////proc/none/x.db"])
+@pytest.mark.parametrize(
+    "registry", ["http://127.0.0.1:9", "databricks-uc", "s3://bucket", "sqlite:////proc/none/x.db"]
+)
 def test_a_registry_that_cannot_take_networks_is_named_at_once(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
