@@ -11,7 +11,7 @@ import typer
 
 import sesr_lab
 from sesr_lab.cli.app import app, run
-from sesr_lab.study.spec import built_in
+from sesr_lab.study.files import built_in
 
 ROOT = Path(sesr_lab.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it where it stopped."""
-    from sesr_lab.study.spec import built_in, load_study
+    from sesr_lab.study.files import built_in, load_study
 
     if list_studies:
         descriptions = {name: load_study(name).description for name in built_in()}
@@ -111,7 +111,7 @@ def _foreseen(
 ) -> Mapping[str, object]:
     """What a study would do, by name."""
     from sesr_lab.cli.outcomes import duration
-    from sesr_lab.study.spec import space_summary
+    from sesr_lab.study.summary import space_summary
 
     with doing("measuring how long a step takes"):
         from sesr_lab.sweep.cluster import room_for
@@ -184,7 +184,7 @@ def report(
 
 def _described(study: str) -> tuple[str, str]:
     """The name and description of a study that the user names, by its file where there is one."""
-    from sesr_lab.study.spec import built_in, load_study
+    from sesr_lab.study.files import built_in, load_study
 
     if not study.endswith(".toml") and study not in built_in():
         return study, ""

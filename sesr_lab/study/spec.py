@@ -1,23 +1,20 @@
-"""A study: a space of networks, how to search it, and what each trial holds fixed. Read from TOML, strictly."""
+"""A study: a space of networks, how to search it, and what each trial holds fixed. Checked strictly."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sesr_lab.errors import ConfigError, TargetError
-from sesr_lab.study.config import PRESETS, RECIPE_KEYS, Frozen, TrialConfig, checked, explain, one_of, preset
+from sesr_lab.study.config import PRESETS, RECIPE_KEYS, Frozen, TrialConfig, checked, one_of, preset
 from sesr_lab.study.naming import PATTERN, slug, study_name
 from sesr_lab.study.price import Prices
 from sesr_lab.study.space import (
     CONTINUOUS,
-    ENUMERABLE,
     SEARCHABLE,
     Axis,
     Choice,
@@ -260,90 +257,8 @@ class StudySpec(Frozen):
         return {*self.space}
 
 
-def load_study(name_or_path: str) -> StudySpec:
-    """The built-in study of that name, or the one in the TOML file at that path.
-
-    Raises:
-        ConfigError: there is no such study, or something in it is wrong.
-    """
-    path = _find(name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark in front
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML ({error}); mend the file") from None
-    where = _shown(path)
-    spec = checked(StudySpec, {"name": study_name(path.stem), **table}, where=where)
-    _check_trials(spec, where)
-    return spec
-
-
-def built_in() -> dict[str, Path]:
-    """The studies that travel with sesr-lab, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
-
-
-def space_summary(spec: StudySpec) -> dict[str, object]:
-    """What a study would do: its size, its range of costs, and how many networks its limit rules out."""
-    points: list[Mapping[str, Choice]] = [*spec.enqueue, *(spec.points if spec.points is not None else corners(spec))]
-    prices = spec.prices()
-    found = prices.all_of([spec.trial(point).architecture for point in points])
-    macs = [price.macs for price in found]
-    ms = [price.ms for price in found if price.estimate is not None]
-    over = sum(prices.excess(price) is not None for price in found)
-    timed = {f"ms on {spec.target}, {spec.input} in": f"{min(ms):.2f} to {max(ms):.2f}"} if ms else {}
-    return {
-        "networks in the space": _size(spec),
-        "trials": spec.trials,
-        "first": len(spec.enqueue),
-        "GMAC to 720p": f"{min(macs) / 1e9:.2f} to {max(macs) / 1e9:.2f}" if macs else "",
-        **timed,
-        "over the limit": over,
-        "each trial": ", ".join(f"{key} = {value}" for key, value in spec.train.items()),
-    }
-
-
 def _plain(axis: Axis) -> object:
     return axis.model_dump() if isinstance(axis, Range) else list(axis)
-
-
-def corners(spec: StudySpec) -> list[dict[str, Choice]]:
-    """The cheapest and the dearest network of a space that cannot be listed: costs grow with every setting."""
-    axes = {key: axis for key, axis in spec.space.items() if isinstance(axis, tuple)}
-    numbers = {key: [value for value in axis if isinstance(value, int | float)] for key, axis in axes.items()}
-    first = {key: axis[0] for key, axis in axes.items()}
-    return [first | {key: pick(values) for key, values in numbers.items() if values} for pick in (min, max)]
-
-
-def _size(spec: StudySpec) -> int | str:
-    if spec.candidates is not None:
-        return f"those of the Pareto set of {spec.candidates}"
-    if spec.points is not None:
-        return len(spec.points or spec.enqueue)
-    ranges = any(isinstance(axis, Range) for axis in spec.space.values())
-    return "continuous" if ranges else f"more than {ENUMERABLE:,}"
-
-
-def _check_trials(spec: StudySpec, where: str) -> None:
-    """Every point that can be listed is a valid trial, so that a typo shows before the first hour of training."""
-    for part, params in _samples(spec):
-        try:
-            TrialConfig.model_validate({"seed": spec.seed, **spec.train, **params})
-        except ValidationError as error:
-            mistake = explain(error, TrialConfig)
-            key = mistake.partition(":")[0]
-            raise ConfigError(f"{where}: {part if key in params else 'train'}: {mistake}") from None
-
-
-def _samples(spec: StudySpec) -> Iterator[tuple[str, Mapping[str, Choice]]]:
-    """Trials that hold every value that can be listed, and the part of the file that they come from."""
-    for settings in spec.enqueue:
-        yield "enqueue", settings
-    if not spec.space and not spec.enqueue:
-        yield "train", {}
-    base = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in spec.space.items()}
-    for key, axis in spec.space.items():
-        for value in (axis.low, axis.high) if isinstance(axis, Range) else axis:
-            yield "space", {**base, key: value}
 
 
 def _settings(table: object) -> object:
@@ -359,26 +274,3 @@ def _preset(name: str) -> dict[str, int]:
         return preset(name)
     except ConfigError:
         raise ValueError(f"preset {name!r} is unknown; {one_of(name, PRESETS)}") from None
-
-
-def _find(name_or_path: str) -> Path:
-    studies = built_in()
-    if name_or_path in studies:
-        return studies[name_or_path]
-    path = Path(name_or_path)
-    if path.suffix == ".toml" and path.is_file():
-        return path
-    if path.suffix == ".toml":
-        raise ConfigError(f"study {name_or_path}: no such file; built-in studies: {', '.join(studies)}")
-    raise ConfigError(f"study {name_or_path!r} is unknown; {one_of(name_or_path, studies)}, or a path to a .toml")
-
-
-def _folder() -> Path:
-    """Where the studies are: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "_studies"
-    return inside if inside.is_dir() else package.parent / "studies"
-
-
-def _shown(path: Path) -> str:
-    return f"studies/{path.name}" if path.parent == _folder() else str(path)

@@ -11,7 +11,8 @@ from sesr_lab.data.patches import Pair, PatchPool
 from sesr_lab.network.model import SESR
 from sesr_lab.scores.metrics import Score
 from sesr_lab.study.config import TrialConfig
-from sesr_lab.study.spec import StudySpec, corners
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.study.summary import corners
 from sesr_lab.sweep.ledger import standing_of
 from sesr_lab.sweep.records import FEWEST, Standing, TimeLeft
 from sesr_lab.training.trainer import Budget, Progress, fit

@@ -5,9 +5,11 @@ import pytest
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.config import PRESETS, TrialConfig
+from sesr_lab.study.files import built_in, load_study
 from sesr_lab.study.naming import slug, study_name
 from sesr_lab.study.space import Range, parse_macs
-from sesr_lab.study.spec import StudySpec, built_in, load_study, space_summary
+from sesr_lab.study.spec import StudySpec
+from sesr_lab.study.summary import space_summary
 
 STUDIES = ("blocks", "npu-budget", "npu-pareto", "presets", "quickstart", "x2-budget", "x2-pareto", "x2-to-x4", "x4")
 
