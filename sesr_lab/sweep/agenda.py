@@ -167,8 +167,13 @@ class Agenda:
         free = [number for number in self._running() if number not in self.share.mine]
         others = self._of_others()
         for number in free:
-            if number not in others and self._take(number):
-                yield self.ledger.entries[number]
+            if number in others or not self._take(number):
+                continue
+            entry = self.ledger.entry(number)
+            if entry.state == "running":
+                yield entry
+            else:  # it ended after it was looked at, which is why its lock was free
+                self.share.release(number)
 
     def _of_others(self, *, surely: bool = False) -> set[int]:
         """The trials of other drivers that live; one that has lost its connection still writes to its trials' runs."""

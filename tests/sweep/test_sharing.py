@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -13,10 +14,16 @@ import psycopg
 import pytest
 from checker import faults_in, table
 from forks import Forks
-from labs import lab, photographs, until
+from labs import lab, photographs, study, until
 
-from sesr_lab.sweep.sharing import Shared
+from sesr_lab.sweep import sharing
+from sesr_lab.sweep.agenda import Agenda, Belonging
+from sesr_lab.sweep.budget import budget_of
+from sesr_lab.sweep.ledger import Ledger
+from sesr_lab.sweep.search import Search
+from sesr_lab.sweep.sharing import Shared, share_of
 from sesr_lab.sweep.storage import Patience
+from sesr_lab.trials.lab import untrained
 from sesr_lab.trials.locks import Locks
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -148,3 +155,41 @@ def test_one_driver_at_a_time_asks(server: postgres.Server) -> None:
         order.append("first")
     waiting.join()
     assert order[0] == "first"
+
+
+def agenda(url: str, data: str, folder: Path, patience: Patience) -> Agenda:
+    """What one of several drivers has to do, in this process."""
+    spec = study(data)
+    there = replace(lab(folder)[0], locks=Locks(url))
+    ledger = Ledger(spec, url, patience)
+    budget = budget_of(spec, None, time.monotonic)
+    share = share_of(spec.name, there.locks, patience)
+    belonging = Belonging({}, "0" * 32)
+    return Agenda(spec, there, search=Search(spec), ledger=ledger, budget=budget, share=share, belonging=belonging)
+
+
+def test_a_trial_that_ends_while_another_driver_looks_is_not_taken_up(
+    server: postgres.Server, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "BACK_S", 0.0)
+    url = server.database()
+    patience = Patience(url, lambda text: None, lambda: None)
+    one, other = (agenda(url, data, tmp_path, patience) for _ in range(2))
+    start = one.next()
+    assert start is not None
+    assert start.number == 0
+    of_others = other.share.of_others
+
+    def and_meanwhile_it_ends(numbers: Iterable[int], *, surely: bool = False) -> set[int]:
+        assert list(numbers) == [0], "it ran when it was looked at"
+        one.settle(0, untrained(start.task, "failed", "as the test wants it", key=start.key))
+        monkeypatch.setattr(other.share, "of_others", of_others)
+        return of_others([0], surely=surely)
+
+    monkeypatch.setattr(other.share, "of_others", and_meanwhile_it_ends)
+    found = other.next()
+    assert found is not None
+    assert found.number == 1, "a new one"
+    assert set(other.share.mine) == {1}
+    for each in (one, other):
+        each.share.close()
