@@ -135,10 +135,12 @@ class _Driver:
         try:
             self.queue.extend(self.agenda.left())
             while self._fill():
+                heard = False
                 for key, event in self.executor.poll():
                     self._hear(self.flights[key], event)
+                    heard = True
                 self.agenda.share.keep()
-                if not self.flights:
+                if not (heard or self.flights):
                     time.sleep(IDLE_S)
             self._heed_stop()
         except BaseException as error:

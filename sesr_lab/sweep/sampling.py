@@ -70,7 +70,11 @@ class Draws:
     def __init__(self, spec: StudySpec, sampler: Mapping[str, Any]) -> None:
         self.seed, self.sampler = spec.seed, sampler
         self.distributions = distributions(spec)
-        self._study = optuna.create_study(directions=directions(spec))
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(storage=self._storage, study_name=spec.name, directions=directions(spec))
+        self._add(create_trial(state=TrialState.RUNNING))
+        self._asking = self._study.trials[0]
+        """Who asks, at every draw; the sampler leaves it out of what it looks at."""
         self._running: dict[int, int] = {}
 
     def show(self, number: int, trial: FrozenTrial) -> None:
@@ -91,10 +95,17 @@ class Draws:
         kind = KINDS[self.sampler["class"]]
         sampler = kind(seed=_seed(self.seed, trials, attempt), **self.sampler["arguments"])
         fixed = {key: value for key, value in given.items() if key in self.distributions}
-        self._study.sampler = optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler
-        asked = self._study.ask(self.distributions)
-        self._study.tell(asked, state=TrialState.FAIL)  # samplers pass over what failed
-        return dict(asked.params)
+        # One object of a study keeps what it has read of it once.
+        study = optuna.load_study(storage=self._storage, study_name=self._study.study_name)
+        together = sampler.infer_relative_search_space(study, self._asking)
+        together = {name: axis for name, axis in together.items() if name not in fixed}
+        known = sampler.sample_relative(study, self._asking, together) | fixed
+        for name, axis in self.distributions.items():
+            if isinstance(axis, CategoricalDistribution) and axis.single():
+                known[name] = axis.choices[0]
+            elif name not in known:
+                known[name] = sampler.sample_independent(study, self._asking, name, axis)
+        return {name: known[name] for name in self.distributions}
 
     def _add(self, trial: FrozenTrial) -> int:
         self._study.add_trial(trial)

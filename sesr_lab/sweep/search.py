@@ -8,14 +8,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.study.price import COST_AXES, Estimates, Excess, Price
 from sesr_lab.study.space import Choice, holds
 from sesr_lab.study.spec import StudySpec
 
-DRAWS = 5
-"""So many draws of the sampler that are known or over the limit, and a network that is neither is drawn blindly."""
 GIVE_UP = 100
 """So many known networks in a row from a space that cannot be listed, and it counts as exhausted."""
 
@@ -93,13 +94,11 @@ class Search:
                 self._within_limit(self.point(draw(n, {})), chance) for n in range(GIVE_UP if self._affordable else 0)
             )
             return next((point for point in drawn if point.fingerprint not in seen), None)
-        unseen = [point for point in self.fitting if point.fingerprint not in seen]
+        unseen = [n for n, point in enumerate(self.fitting) if point.fingerprint not in seen]
         if len(unseen) > remaining:  # else all of them will be trained, in whatever order
-            draws = (self._listed.get(_key(draw(n, {}))) for n in range(DRAWS))
-            found = next((point for point in draws if point and point.fingerprint not in seen), None)
-            if found is not None:
-                return found
-        return chance.choice(unseen) if unseen else None
+            far = np.abs(self._places - self._place(draw(0, {}))).sum(axis=1)[unseen]
+            unseen = [unseen[n] for n in np.flatnonzero(far == far.min())]
+        return self.fitting[chance.choice(unseen)] if unseen else None
 
     def point(self, settings: Settings, named: Settings | None = None) -> Point:
         """The network with these settings.
@@ -132,8 +131,22 @@ class Search:
         return [self.point(settings) for settings in cheap]
 
     @cached_property
-    def _listed(self) -> dict[tuple[tuple[str, Choice], ...], Point]:
-        return {_key(point.settings): point for point in self.fitting or ()}
+    def _places(self) -> NDArray[np.float64]:
+        """Where each of the listed networks stands in the space, so that nearness can be told."""
+        return np.array([self._place(point.settings) for point in self.fitting or ()])
+
+    def _place(self, settings: Settings) -> list[float]:
+        """The rank of each setting whose values have an order; any two values of the others are one apart."""
+        place: list[float] = []
+        for key, axis in self._listed.items():
+            place += [axis.index(settings[key])] if _numbers(axis) else [(each == settings[key]) / 2 for each in axis]
+        return place
+
+    @cached_property
+    def _listed(self) -> dict[str, Sequence[Choice]]:
+        """The settings that have a list of values: in order, where they have one."""
+        listed = {key: axis for key, axis in self.spec.space.items() if isinstance(axis, tuple)}
+        return {key: sorted(axis) if _numbers(axis) else axis for key, axis in listed.items()}
 
     @cached_property
     def _base(self) -> TrialConfig:
@@ -181,9 +194,8 @@ class Search:
     @cached_property
     def _first(self) -> dict[str, Choice]:
         """The cheapest point of the space, near enough: the least of every setting."""
-        listed = {key: axis for key, axis in self.spec.space.items() if isinstance(axis, tuple)}
         ranges = {key: axis.low for key, axis in self.spec.space.items() if not isinstance(axis, tuple)}
-        return {key: min(axis) if _numbers(axis) else axis[0] for key, axis in listed.items()} | ranges
+        return {key: axis[0] for key, axis in self._listed.items()} | ranges
 
     def _complete(self, settings: Settings, draw: Draw) -> dict[str, Choice]:
         """Named settings with a value for every key that is searched."""
@@ -209,10 +221,6 @@ def _apart(a: Choice, b: Choice) -> float:
     if isinstance(a, int | float) and isinstance(b, int | float) and not isinstance(a, bool):
         return abs(math.log(a / b))
     return float(a != b)
-
-
-def _key(settings: Settings) -> tuple[tuple[str, Choice], ...]:
-    return tuple(sorted(settings.items()))
 
 
 def _numbers(axis: Sequence[Choice]) -> bool:

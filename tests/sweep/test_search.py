@@ -11,7 +11,7 @@ from sesr_lab.errors import ConfigError
 from sesr_lab.network.cost import costs
 from sesr_lab.study.config import Architecture
 from sesr_lab.study.space import Choice
-from sesr_lab.sweep.search import DRAWS, GIVE_UP, Draw, History, Point, Search, Settings
+from sesr_lab.sweep.search import GIVE_UP, Draw, History, Point, Search, Settings
 from sesr_lab.targets.estimate import Estimate, Size
 
 
@@ -80,16 +80,23 @@ def test_a_sampler_that_repeats_itself_does_not_stop_a_study() -> None:
     assert len({p.fingerprint for p in found}) == len(found) == 4
 
 
-def test_a_later_draw_counts_where_the_first_are_known() -> None:
-    search = Search(spec())
-    known = [search.point({"m": 2, "f": 2, "feature_size": 8}).fingerprint]
+def test_the_nearest_network_is_taken_where_the_samplers_choice_is_known() -> None:
+    search = Search(
+        spec(space={"m": [1, 2, 5, 9], "f": [2, 4, 8], "feature_size": [8], "block": ["collapsed", "expanded"]})
+    )
+    choice = {"m": 5, "f": 4, "feature_size": 8, "block": "collapsed"}
+    near = [{"m": 2}, {"m": 9}, {"f": 2}, {"f": 8}, {"block": "expanded"}]
+    found = list(all_of(search, always(**choice)))
+    assert [point.settings for point in found[:1]] == [choice]
+    assert sorted(map(str, (point.settings for point in found[1:6]))) == sorted(str(choice | each) for each in near)
+    assert len(found) == 24
 
-    def draw(attempt: int, given: Settings) -> dict[str, Choice]:
-        return {"m": 2, "f": 2 if attempt < DRAWS - 1 else 4, "feature_size": 8}
 
-    point = search.next(History(known, (), 1), 1, draw)
+def test_a_choice_over_the_limit_gives_way_to_the_nearest_under_it() -> None:
+    search = Search(spec(space={"m": [1, 2, 5, 9], "f": [2, 4, 8], "feature_size": [8]}, max_macs="0.3G"))
+    point = search.next(History(), 1, always(m=5, f=8, feature_size=8))
     assert point is not None
-    assert point.settings["f"] == 4
+    assert point.settings == {"m": 5, "f": 4, "feature_size": 8}
 
 
 def test_a_continuous_space_ends_when_the_sampler_knows_nothing_new() -> None:
