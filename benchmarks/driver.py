@@ -4,6 +4,7 @@ Three studies that were dear once: many architectures, one architecture with man
 Everything but training is real: Optuna on SQLite, the journal, its delivery to MLflow on SQLite, the registry.
 
     python benchmarks/driver.py [--trials 300] [--only seeds] [--profile]
+    python benchmarks/driver.py --resume 500     from the command to the next trial, in a study of so many
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import argparse
 import cProfile
 import os
 import pstats
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -127,13 +131,39 @@ def drive(space: dict[str, object], trials: int, folder: Path) -> float:
     return time.process_time() - began
 
 
+def resume(space: dict[str, object], trials: int, folder: Path, rounds: int = 3) -> float:
+    """Seconds from the command that goes on with a study of so many trials to its next trial, a median."""
+    drive(space, trials, folder)
+    axes = "".join(f"{key} = {values}\n" for key, values in space.items())
+    study = folder / "noop.toml"
+    study.write_text(f'trials = {trials + 1}\n[space]\n{axes}[train]\nsteps = 100\ndata = "photos"\n')
+    stores = ["--storage", f"sqlite:///{folder / 'optuna.db'}", "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "sesr_lab", "sweep", str(study), *stores]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sweeping:
+            assert sweeping.stderr is not None
+            if not any("started" in line for line in sweeping.stderr):
+                raise RuntimeError("no trial was started")
+            found.append(time.perf_counter() - began)
+            sweeping.kill()
+    return statistics.median(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[300])
     parser.add_argument("--only", choices=SPACES)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--resume", type=int, metavar="TRIALS")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.resume is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = resume(SPACES[arguments.only or "architectures"], arguments.resume, Path(folder))
+        print(f"{arguments.resume} trials: the next one starts {seconds:.1f} s after the command")
+        return
     profile = cProfile.Profile()
     for name, space in SPACES.items():
         for trials in arguments.trials:
