@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import unescape
 from pathlib import Path
 
+import browser
 import pytest
 from labs import lab, photographs, spawn, storage, study
 from mlflow_store import free_port
@@ -22,14 +20,7 @@ from sesr_lab.sweep.chronicle import Sweep
 from sesr_lab.sweep.driver import sweep
 from sesr_lab.tracking.views import TABLE, page, run_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
-_PATIENCE_MS = 40_000
-"""Of the browser's own clock, which runs faster than ours while nothing happens."""
+pytestmark = [pytest.mark.browser, pytest.mark.slow, browser.needs_chromium]
 
 
 @dataclass(frozen=True)
@@ -81,12 +72,7 @@ def text_of(site: Site) -> Callable[[str], str]:
     calls = iter(range(1000))
 
     def read(address: str) -> str:
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={site.folder / f'profile{next(calls)}'}", "--window-size=1800,2400"]
-        command += [f"--virtual-time-budget={_PATIENCE_MS}", "--timeout=60000", site.address + address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
-        body = re.sub(r"<(script|style)\b.*?</\1>", "", done.stdout, flags=re.DOTALL)
-        return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
+        return browser.words(browser.page(site.address + address, site.folder / f"profile{next(calls)}"))
 
     return read
 
