@@ -31,7 +31,7 @@ from sesr_lab.errors import ConfigError
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, a weights file, or an .onnx file."),
+        typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, a weights file, .onnx or .tflite."),
     ],
     benchmark: Annotated[list[Path], typer.Option("--benchmark", help="A folder of HR pictures; may be repeated.")],
     scale: Scale = 2,

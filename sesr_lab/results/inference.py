@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sesr_lab.errors import ModelError
+from sesr_lab.errors import ModelError, TargetError
 from sesr_lab.network.model import SESR, Collapsed, from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.registry.version import Version
@@ -56,6 +57,8 @@ def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker
         return _bicubic(scale or 2)
     if model.lower().endswith(".onnx"):
         found = onnx_network(model)
+    elif model.lower().endswith(".tflite"):
+        found = tflite_network(model)
     else:
         named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
         found = of_named(named)
@@ -79,6 +82,25 @@ def onnx_network(file: str) -> Network:
         raise ModelError(f"{file}: not exported by sesr-lab (its metadata does not say so); give such a file") from None
     name = facts.get(f"{PREFIX}name", "")
     return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0], architecture=name)
+
+
+def tflite_network(file: str) -> Network:
+    """The network of a TFLite file of luma, run by LiteRT's interpreter.
+
+    Raises:
+        ModelError: the file is missing or damaged, or is of another kind of network.
+        TargetError: the interpreter is missing.
+    """
+    from sesr_lab.targets.interpreter import TfliteFile
+
+    path = Path(file)
+    try:
+        opened = TfliteFile(path.read_bytes(), file)
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror}); give a file that is there") from None
+    except TargetError as error:
+        raise TargetError(f"{file}: {error}") from error
+    return Network(file, opened.scale, opened.radius, 1, lambda planes: opened(planes[0])[None])
 
 
 def _bicubic(scale: int) -> Network:

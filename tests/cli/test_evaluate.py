@@ -181,11 +181,31 @@ def test_an_exported_file_of_rgb_is_scored_on_the_luma_of_its_picture(typed: Typ
     assert all(abs(a["psnr"] - b["psnr"]) < 0.3 for a, b in list(pairs)[:2])  # RGB is rounded, not luma
 
 
+@pytest.mark.parametrize("size", ["40x36", "640x360"])
+def test_a_tflite_file_scores_what_was_measured_when_it_was_exported(typed: Typed, tmp_path: Path, size: str) -> None:
+    file, folder = weights(tmp_path / "tiny.safetensors"), pictures(tmp_path / "set", given=False)
+    words = ("export", file, "-o", "tiny.tflite", "--int8", "--input", size, "--benchmark", folder)
+    (measured,) = typed.json(*words)["losses"]
+    (exported,) = typed.json("evaluate", "tiny.tflite", "--benchmark", folder)["models"]
+    assert exported["sets"][0]["psnr"] == pytest.approx(measured["int8_db"], abs=1e-9)
+    assert typed("upscale", folder / "HR", "--model", "tiny.tflite", "-o", "tiled", "--tile", 32) == 0, typed.err
+    assert typed("upscale", folder / "HR", "--model", "tiny.tflite", "-o", "whole", "--tile", 0) == 0, typed.err
+    for name in ("a.png", "b.png", "c.png"):
+        np.testing.assert_array_equal(Image.open(Path("tiled") / name), Image.open(Path("whole") / name))
+    line = typed.error("evaluate", "tiny.tflite", "--benchmark", folder, "--scale", 4)
+    assert line.startswith("tiny.tflite: its scale is 2, not 4; ")
+
+
 def test_files_that_are_no_networks_are_one_line(typed: Typed, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set")
     Path("broken.onnx").write_bytes(b"no network")
     assert typed.error("evaluate", "broken.onnx", "--benchmark", folder).startswith("broken.onnx: not a network that ")
     assert typed.error("evaluate", "none.onnx", "--benchmark", folder) == "none.onnx: there is no such file"
+    Path("broken.tflite").write_bytes(b"no network")
+    says = "broken.tflite: not a TFLite file; export it again"
+    assert typed.error("evaluate", "broken.tflite", "--benchmark", folder) == says
+    says = "none.tflite: cannot be read (No such file or directory); give a file that is there"
+    assert typed.error("upscale", folder, "--model", "none.tflite", "-o", "out") == says
 
 
 def test_scores_and_worst_pictures_are_kept_with_the_run(typed: Typed, tmp_path: Path) -> None:
