@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sesr_lab.errors import ModelError, TargetError
+from sesr_lab.errors import ConfigError, ModelError, TargetError
 from sesr_lab.network.model import SESR, Collapsed, from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.registry.version import Version
@@ -42,17 +42,30 @@ class Network:
     version: Version | None = None
     architecture: str = ""
     """What it is, as in `m5-f16-p256-collapsed`; empty where it is not known."""
+    wide: int | None = None
+    """The columns that it is fastest on, whatever the height of a tile."""
 
 
-def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker], prefix: str = "sesr") -> Network:
+def network(
+    model: str,
+    *,
+    scale: int | None,
+    open_tracker: Callable[[], Tracker],
+    prefix: str = "sesr",
+    make: Callable[[Named], Network] | None = None,
+) -> Network:
     """The network that MODEL names, of whatever kind; `bicubic` is one too.
 
     Args:
+        make: what runs a network whose weights are known; PyTorch if it is None.
         open_tracker: opens the store; not called where MODEL is a file, or bicubic.
 
     Raises:
         ModelError: there is none, it is damaged, or its scale is not `scale`.
+        ConfigError: MODEL brings its own engine, and another one is asked for.
     """
+    if make is not None and (model == BICUBIC or model.lower().endswith((".onnx", ".tflite"))):
+        raise ConfigError(f"{model}: --engine is for networks whose weights are at hand; leave it out")
     if model == BICUBIC:
         return _bicubic(scale or 2)
     if model.lower().endswith(".onnx"):
@@ -61,7 +74,7 @@ def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker
         found = tflite_network(model)
     else:
         named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
-        found = of_named(named)
+        found = (make or of_named)(named)
     if scale not in (None, found.scale):
         raise ModelError(f"{model}: its scale is {found.scale}, not {scale}; leave --scale out, or match it")
     return found
