@@ -1,4 +1,4 @@
-"""CPU time of a picture's upscaling: our own network against ONNX Runtime's of the same file, taking turns.
+"""CPU time of a picture's upscaling: our own network and, where at hand OpenVINO against ONNX Runtime, in turns.
 
     python benchmarks/upscale.py [--preset m5] [--width 1920] [--height 1080] [--rounds 7] [--threads 2]
 
@@ -8,6 +8,7 @@ Three things are timed: each network alone as it is fastest, both in the tiles o
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import time
@@ -25,6 +26,7 @@ from sesr_lab.results.decoding import Picture
 from sesr_lab.results.inference import Network, of_named
 from sesr_lab.results.onnx_file import float_file
 from sesr_lab.results.onnx_session import open_session
+from sesr_lab.results.openvino_engine import openvino_network
 from sesr_lab.study.config import Architecture
 
 
@@ -44,34 +46,34 @@ def main() -> None:
     ours = of_named(named)
     session = open_session(float_file(named).content, threads=options.threads)
     theirs = Network("ONNX Runtime", ours.scale, ours.radius, 1, lambda planes: session.run(planes[None])[0])
+    networks = {"ours": ours, "ONNX Runtime": theirs}
+    if importlib.util.find_spec("openvino"):
+        networks["OpenVINO"] = openvino_network(named, threads=options.threads)
     rng = np.random.default_rng(0)
     samples = rng.integers(0, 256, (options.height, options.width, 3), dtype=np.uint8)
     luma = upscaling.luma01(samples)[None]
     error = np.abs(ours.run(luma[:, :64, :64]).clip(0, 1) - theirs.run(luma[:, :64, :64])).max()
     print(f"{machine()}; {options.width}x{options.height} x{ours.scale}, {options.preset}, error {error:.0e}")
     picture = Picture(samples)
-    best = {"ours": lambda: _network_alone(picture, ours), "theirs": lambda: theirs.run(luma)}
-    tiled = {name: lambda used=used: _network_alone(picture, used) for name, used in _sides(ours, theirs)}
-    colour = {name: lambda used=used: _all(picture, used) for name, used in _sides(ours, theirs)}
+    alone = {name: lambda used=used: _network_alone(picture, used) for name, used in networks.items()}
+    colour = {name: lambda used=used: _all(picture, used) for name, used in networks.items()}
     rows = [
         _row(title, sides, options.rounds)
         for title, sides in (
-            ("network: ours in tiles, theirs whole", best),
-            ("network, both in tiles", tiled),
+            ("network: in tiles, ONNX Runtime whole", alone | {"ONNX Runtime": lambda: theirs.run(luma)}),
+            ("network, all in tiles", alone),
             ("sesr-lab upscale, but for files", colour),
         )
     ]
-    table(("1080p to 4K" if options.width == 1920 else "picture", "ours s", "ONNX Runtime s", "ours / theirs"), rows)
-
-
-def _sides(ours: Network, theirs: Network) -> tuple[tuple[str, Network], ...]:
-    return ("ours", ours), ("theirs", theirs)
+    others = [name for name in networks if name != "ONNX Runtime"]
+    head = [f"{name} s" for name in networks] + [f"{name} / ONNX Runtime" for name in others]
+    table(("1080p to 4K" if options.width == 1920 else "picture", *head), rows)
 
 
 def _network_alone(picture: Picture, used: Network) -> None:
     height = len(picture.samples)
     for top in range(0, height, upscaling.TILE):
-        upscaling._run(picture, used, top, min(top + upscaling.TILE, height), upscaling.TILE)
+        upscaling._run(picture, used, top, min(top + upscaling.TILE, height), used.wide or upscaling.TILE)
 
 
 def _all(picture: Picture, used: Network) -> None:
@@ -82,9 +84,10 @@ def _all(picture: Picture, used: Network) -> None:
 def _row(title: str, sides: dict[str, Callable[[], object]], rounds: int) -> tuple[str, ...]:
     interleaved(sides, 1)
     taken = interleaved(sides, rounds, time.process_time)
-    ours, theirs = (statistics.median(taken[name]) for name in ("ours", "theirs"))
-    ratio = statistics.median(a / b for a, b in zip(taken["ours"], taken["theirs"], strict=True))
-    return title, f"{ours:.2f}", f"{theirs:.2f}", f"{ratio:.2f}"
+    base = taken["ONNX Runtime"]
+    ratios = [[a / b for a, b in zip(taken[name], base, strict=True)] for name in sides if name != "ONNX Runtime"]
+    found = [statistics.median(each) for each in (*taken.values(), *ratios)]
+    return title, *(f"{value:.2f}" for value in found)
 
 
 if __name__ == "__main__":

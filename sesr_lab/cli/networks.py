@@ -31,12 +31,12 @@ from sesr_lab.errors import ConfigError
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, a weights file, or an .onnx file."),
+        typer.Argument(help="MODEL …: bicubic, a preset, a run id, models:/…, a weights file, .onnx or .tflite."),
     ],
     benchmark: Annotated[list[Path], typer.Option("--benchmark", help="A folder of HR pictures; may be repeated.")],
     scale: Scale = 2,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    paper: Annotated[bool, typer.Option("--paper", help="Add the paper's own scores, where they are known.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Add the paper's own scores.")] = False,
     log: Annotated[
         bool, typer.Option("--log", help="Keep scores and worst pictures with the runs that trained the networks.")
     ] = False,
@@ -52,13 +52,13 @@ def evaluate(
         )
     with doing("loading PyTorch"):
         from sesr_lab.cli.progress import loading
-        from sesr_lab.results.score_table import check_paper, lr_of, markdown_of, paper_rows, score_rows
+        from sesr_lab.results.score_table import PAPER_NOTE, check_paper, lr_of, markdown_of, paper_rows, score_rows
         from sesr_lab.results.scoring import score_models
         from sesr_lab.scores.evaluate import benchmark as opened_set
         from sesr_lab.trials.trial import place
 
     if paper:
-        check_paper([opened_set(folder, scale).name for folder in benchmark], scale)
+        check_paper([opened_set(folder, scale).name for folder in benchmark])
     with loading() as progress:
         results = score_models(
             models,
@@ -77,11 +77,13 @@ def evaluate(
     if paper:
         rows += paper_rows([item.set for item in results[0].sets], scale)
     if markdown:
-        print(markdown_of(results, rows, scale))
+        print(markdown_of(results, rows, scale) + (f" {PAPER_NOTE}." if paper else ""))
         return
     from sesr_lab.cli.tables import show_scores
 
     show_scores(results, rows, scale=scale, lr=lr_of(results))
+    if paper:
+        print(PAPER_NOTE)
 
 
 def cost(

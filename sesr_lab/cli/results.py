@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 _LEAST_TILE = 16
+_ENGINES = ("auto", "openvino")
 
 
 def upscale(
@@ -37,6 +38,7 @@ def upscale(
     tile: Annotated[
         int, typer.Option("--tile", min=0, help="Pixels of a tile's side; 0: no tiles, more memory.")
     ] = 256,
+    engine: Annotated[str, typer.Option("--engine", help="auto (PyTorch) or openvino, if it is installed.")] = "auto",
     compare: Annotated[bool, typer.Option("--compare", help="Write a sheet beside it: bicubic | network.")] = False,
     original: Annotated[
         Path | None, typer.Option("--original", help="What it should be, or their folder: a third on the sheet.")
@@ -52,12 +54,15 @@ def upscale(
         raise ConfigError(f"upscale: scale: found {scale}; 2 or 4 is allowed")
     if 0 < tile < _LEAST_TILE:
         raise ConfigError(f"upscale: --tile: found {tile}; allowed are 0 and {_LEAST_TILE} or more")
+    if engine not in _ENGINES:
+        raise ConfigError(f"upscale: --engine: found {engine!r}; allowed are {', '.join(_ENGINES)}")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other and for colour do not spin
     with doing("loading PyTorch"):
         from sesr_lab.cli.progress import loading
         from sesr_lab.data.refusal import shown
         from sesr_lab.results.batch import Failed, Settings, upscale_files
         from sesr_lab.results.inference import network
+        from sesr_lab.results.openvino_engine import openvino_network
 
     settings = Settings(
         suffix=_FORMATS[format] if format is not None else None,
@@ -66,7 +71,13 @@ def upscale(
         compare=compare or original is not None,
         originals=original,
     )
-    found = network(model, scale=scale, open_tracker=lambda: opened(tracking_uri), prefix=model_prefix(model_name))
+    found = network(
+        model,
+        scale=scale,
+        open_tracker=lambda: opened(tracking_uri),
+        prefix=model_prefix(model_name),
+        make=openvino_network if engine == "openvino" else None,
+    )
 
     def say(failure: Failed) -> None:
         print(f"error: {failure.input}: {failure.reason}", file=sys.stderr)

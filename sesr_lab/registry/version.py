@@ -110,7 +110,7 @@ def parent_tags(parent: Version) -> dict[str, str]:
 
 
 def facts_tags(facts: ModelFacts) -> dict[str, str]:
-    """The facts as tags."""
+    """The facts as tags, with the digits that mean something."""
     a = facts.architecture
     values: dict[str, object] = {
         **a.settings,
@@ -120,7 +120,11 @@ def facts_tags(facts: ModelFacts) -> dict[str, str]:
     if facts.estimate is not None:
         values |= {"latency_ms": facts.estimate.milliseconds, **facts.estimate.origin}
     objects = {"architecture", "costs", "estimate"}
-    return {TAG + key: str(value) for key, value in values.items() if key not in objects}
+    return {TAG + key: _text(value) for key, value in values.items() if key not in objects}
+
+
+def _text(value: object) -> str:
+    return str(round(value, 4) if isinstance(value, float) else value)
 
 
 def architecture_of(tags: Mapping[str, str]) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code us
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sesr_lab.errors import ModelError
+from sesr_lab.errors import ConfigError, ModelError, TargetError
 from sesr_lab.network.model import SESR, Collapsed, from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.registry.version import Version
@@ -41,24 +42,39 @@ class Network:
     version: Version | None = None
     architecture: str = ""
     """What it is, as in `m5-f16-p256-collapsed`; empty where it is not known."""
+    wide: int | None = None
+    """The columns that it is fastest on, whatever the height of a tile."""
 
 
-def network(model: str, *, scale: int | None, open_tracker: Callable[[], Tracker], prefix: str = "sesr") -> Network:
+def network(
+    model: str,
+    *,
+    scale: int | None,
+    open_tracker: Callable[[], Tracker],
+    prefix: str = "sesr",
+    make: Callable[[Named], Network] | None = None,
+) -> Network:
     """The network that MODEL names, of whatever kind; `bicubic` is one too.
 
     Args:
+        make: what runs a network whose weights are known; PyTorch if it is None.
         open_tracker: opens the store; not called where MODEL is a file, or bicubic.
 
     Raises:
         ModelError: there is none, it is damaged, or its scale is not `scale`.
+        ConfigError: MODEL brings its own engine, and another one is asked for.
     """
+    if make is not None and (model == BICUBIC or model.lower().endswith((".onnx", ".tflite"))):
+        raise ConfigError(f"{model}: --engine is for networks whose weights are at hand; leave it out")
     if model == BICUBIC:
         return _bicubic(scale or 2)
     if model.lower().endswith(".onnx"):
         found = onnx_network(model)
+    elif model.lower().endswith(".tflite"):
+        found = tflite_network(model)
     else:
         named = of_file(model) if is_file(model) else find(open_tracker(), model, scale=scale, prefix=prefix)
-        found = of_named(named)
+        found = (make or of_named)(named)
     if scale not in (None, found.scale):
         raise ModelError(f"{model}: its scale is {found.scale}, not {scale}; leave --scale out, or match it")
     return found
@@ -79,6 +95,25 @@ def onnx_network(file: str) -> Network:
         raise ModelError(f"{file}: not exported by sesr-lab (its metadata does not say so); give such a file") from None
     name = facts.get(f"{PREFIX}name", "")
     return Network(file, scale, radius, colours, lambda planes: opened.run(planes[None])[0], architecture=name)
+
+
+def tflite_network(file: str) -> Network:
+    """The network of a TFLite file of luma, run by LiteRT's interpreter.
+
+    Raises:
+        ModelError: the file is missing or damaged, or is of another kind of network.
+        TargetError: the interpreter is missing.
+    """
+    from sesr_lab.targets.interpreter import TfliteFile
+
+    path = Path(file)
+    try:
+        opened = TfliteFile(path.read_bytes(), file)
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror}); give a file that is there") from None
+    except TargetError as error:
+        raise TargetError(f"{file}: {error}") from error
+    return Network(file, opened.scale, opened.radius, 1, lambda planes: opened(planes[0])[None])
 
 
 def _bicubic(scale: int) -> Network:

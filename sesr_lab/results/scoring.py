@@ -24,7 +24,7 @@ from sesr_lab.scores.evaluate import Benchmark, ModelScore, OfPicture, Scored, b
 from sesr_lab.tracking.runs import Tracker
 
 BICUBIC: Final = "bicubic"
-EXPORTED: Final = ".onnx"
+EXPORTED: Final = (".onnx", ".tflite")
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,14 @@ def upscaled(picture: Picture, network: Network, *, tile: int = TILE) -> Iterato
         tile: low-resolution pixels of a tile's side; 0 takes the whole picture at once. The samples are the same.
     """
     height, width = picture.samples.shape[:2]
-    rows = tile or height
+    rows, columns = tile or height, (tile and (network.wide or tile)) or width
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         if network.colours == 3:
-            planes = _run(picture, network, top, bottom, tile or width)
+            planes = _run(picture, network, top, bottom, columns)
             yield _with_alpha(picture, planes, network.scale, top, bottom)
             continue
-        y = _run(picture, network, top, bottom, tile or width)[0]
+        y = _run(picture, network, top, bottom, columns)[0]
         for first in range(top, bottom, _STRIP):
             last = min(first + _STRIP, bottom)
             part = y[(first - top) * network.scale : (last - top) * network.scale]

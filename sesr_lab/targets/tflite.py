@@ -32,6 +32,8 @@ from sesr_lab.targets.quantize import (
 from sesr_lab.targets.tool import tool
 
 PACKAGE = "ai-edge-litert"
+OURS = "sesr-lab"
+"""How a file of ours describes itself."""
 SCHEMA_VERSION = 3
 VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "ADD": 2, "MAXIMUM": 2, "TRANSPOSE": 2, "PRELU": 1, "RESHAPE": 1}
 """The least version of each operator that takes int8, as the format's own converter writes it."""
@@ -89,7 +91,7 @@ class _File:
         graph.tensors, graph.operators = self.tensors, self.operators
         graph.inputs, graph.outputs, graph.name = [source.number], [result.number], "main"
         model = schema.ModelT()
-        model.version, model.description = SCHEMA_VERSION, "sesr-lab"
+        model.version, model.description = SCHEMA_VERSION, OURS
         model.operatorCodes = [self._code(kind) for kind in self.codes]
         model.subgraphs = [graph]
         model.buffers = [schema.BufferT(), *self.buffers]  # the first one is empty, and stands for "no contents"

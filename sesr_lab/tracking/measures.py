@@ -15,6 +15,8 @@ LOSS, LEARNING_RATE = "train/loss", "train/learning_rate"
 PACE, SECONDS = "train/patches_per_second", "train/seconds"
 GMACS, PARAMS, LATENCY = "cost/gmacs_720p", "cost/params", "cost/latency_ms"
 TRIALS = "trials"
+SYSTEM = "system/"
+"""Before the names of what the machine did: the UI shows these on a page of their own."""
 
 CURVES = (PSNR, SSIM, LOSS, LEARNING_RATE, PACE)
 """What is worth a chart by step."""

@@ -45,8 +45,8 @@ class RunLog:
         """The last step that an earlier life of this run is known to have logged; -1 for a new run."""
         self._journals, self._writer, self._tell = journals, writer, tell
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One point for each metric, as one batch.
+    def log_metrics(self, metrics: Mapping[str, float], step: int, *, time_ms: int | None = None) -> None:
+        """One point for each metric, as one batch, of now or of an earlier time in ms since 1970.
 
         Steps that a reopened run has logged before are skipped. What is not finite is stored as NaN, which the
         UI leaves out; MLflow would plot infinity as 1.8e308.
@@ -54,7 +54,7 @@ class RunLog:
         if step <= self.logged_until or not metrics:
             return
         values = {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
-        self._append("metrics", {"values": values, "step": step, "time_ms": now_ms()})
+        self._append("metrics", {"values": values, "step": step, "time_ms": time_ms or now_ms()})
 
     def log_constants(self, values: Mapping[str, float]) -> None:
         """Numbers known from the start (costs), as metrics at step 0: the UI sorts and plots metrics, not params."""

@@ -23,6 +23,7 @@ from sesr_lab.tracking.secrets import hide
 from sesr_lab.training.trainer import Checkpoint, Evaluation, Restart
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Lab, Task, untrained
+from sesr_lab.trials.machine import MachineUse
 from sesr_lab.trials.notes import closing
 from sesr_lab.trials.outcome import Outcome, Result
 
@@ -50,6 +51,7 @@ class Recorder:
         self.may_publish = may_publish
         self.started: trial.Started | None = None
         self._scored: list[Score] = []
+        self._uses: list[MachineUse] = []
 
     def feed(self, event: trial.Event) -> Outcome | None:
         """Writes the event down; the outcome, once the trial is over.
@@ -86,6 +88,7 @@ class Recorder:
             bicubic_psnr=self.started.bicubic.psnr if self.started else None,
             parent=None if self.parent is None else self.parent.name,
         )
+        self._write_uses()
         self.log.set_tags({"sesr.reason": reason, **self._closing(outcome)})
         self.log.end("KILLED", "pruned")
         return outcome
@@ -121,9 +124,19 @@ class Recorder:
         elif isinstance(event, Restart):
             self.lab.view.note(f"{self.task.label}: starting over at a lower learning rate: {event.reason}")
             self.log.set_tags({"sesr.restarted": f"at step {event.step}: {event.reason}"})
+        elif isinstance(event, MachineUse):
+            self._uses.append(event)
         elif isinstance(event, Checkpoint):
             checkpoint.write(self.log.key, event.state)
+            self._write_uses()
             self.log.log_file(self._scored_weights(event), "checkpoints/last.safetensors")
+
+    def _write_uses(self) -> None:
+        """Writes down how the machine was used, no further than training is kept: no step is looked at twice."""
+        for use in self._uses:
+            values = {f"{measures.SYSTEM}{name}": value for name, value in use.values.items()}
+            self.log.log_metrics(values, step=use.step, time_ms=use.time_ms)
+        self._uses.clear()
 
     def _scored_weights(self, event: Checkpoint) -> bytes:
         """The weights by which the network is scored, as a safetensors file that any MODEL may be."""

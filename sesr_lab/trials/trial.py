@@ -27,6 +27,7 @@ from sesr_lab.training import cores, kernel
 from sesr_lab.training.engine import ENGINES, EngineName, engine_of
 from sesr_lab.training.trainer import ROUNDING, Budget, Checkpoint, Evaluation, Fitted, Launched, Progress, Status, fit
 from sesr_lab.training.transfer import start_from
+from sesr_lab.trials.machine import MachineUse, Meter, Sampling
 
 STRIPS = 4
 """How many times over a run the validation picture is shown."""
@@ -72,7 +73,7 @@ class Finished:
     last: Evaluation | None
 
 
-Event = Started | Progress | Evaluation | Strip | Checkpoint | Finished
+Event = Started | Progress | Evaluation | Strip | MachineUse | Checkpoint | Finished
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Place:
 
     device: torch.device
     engine: EngineName = "auto"
+    sampling: Sampling = field(default_factory=Sampling)
+    """When the machine's use is looked at."""
 
 
 def place(device: str = "auto", engine: str = "auto") -> Place:
@@ -166,7 +169,7 @@ def run_in_turns(
         resume=resume,
         stop=stop,
     )
-    yield from _watched(events, validator, config, where.device, resume=resume)
+    yield from _watched(events, validator, config, where, resume=resume)
 
 
 def trial_costs(config: TrialConfig) -> Costs:
@@ -234,20 +237,22 @@ def _watched(
     events: Iterator[Launched | Progress | Evaluation | Checkpoint | Fitted],
     validator: Validator,
     config: TrialConfig,
-    device: torch.device,
+    where: Place,
     *,
     resume: dict[str, Tensor] | None,
 ) -> Iterator[Event | Launched]:
-    """The trainer's events, a `Strip` at a few evaluations, and a `Finished` in place of the trainer's end."""
+    """The trainer's events, the machine's use, a `Strip` at a few evaluations, a `Finished` for the trainer's end."""
     kept = None if resume is None else _kept_in(resume, "best")
     best = _better(kept, None) if kept is not None else None
     last = None if resume is None else _kept_in(resume, "last")
     due = _strips_until(last.fraction if last else 0.0) + 1
-    scorer = _network(config, device)
+    scorer, meter = _network(config, where.device), Meter(where.device, where.sampling)
     for event in events:
         if isinstance(event, Fitted):
             yield Finished(event.status, event.reason, event.step, event.seconds, best, last)
             return
+        if isinstance(event, Progress) and (use := meter.look(event.step, event.seconds)):
+            yield use
         yield _with_scores(event, best, last) if isinstance(event, Checkpoint) else event
         if not isinstance(event, Evaluation):
             continue

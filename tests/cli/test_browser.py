@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from html import unescape
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.request import urlopen
 
+import browser
 import pytest
-from labs import lab, photographs, spawn, storage, study
+from labs import TINY, lab, photographs, spawn, storage, study
 from mlflow_store import free_port
 from registered import facts_of, network_weights, publish
 
 from sesr_lab.registry.catalog import versions
 from sesr_lab.registry.version import Version, lineage_of
+from sesr_lab.study.config import TrialConfig
 from sesr_lab.sweep.chronicle import Sweep
 from sesr_lab.sweep.driver import sweep
 from sesr_lab.tracking.views import TABLE, page, run_page
+from sesr_lab.trials.machine import Sampling
+from sesr_lab.trials.outcome import Outcome
+from sesr_lab.trials.train import EXPERIMENT, train
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
-_PATIENCE_MS = 40_000
-"""Of the browser's own clock, which runs faster than ours while nothing happens."""
+pytestmark = [pytest.mark.browser, pytest.mark.slow, browser.needs_chromium]
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,29 @@ class Site:
 
     result: Sweep
     child: Version
+    long: Outcome
+    """A run that was long enough to look at its machine."""
+    experiments: dict[str, str]
     said: str
     address: str
     folder: Path
+
+    def tab(self, experiment_id: str, run_id: str, name: str) -> str:
+        """The address of a page of a run."""
+        return self.address + run_page(experiment_id, run_id).replace("?", f"/{name}?")
+
+    def pictures(self, run_id: str) -> list[str]:
+        """The paths of a run's pictures among its artifacts, as the server lists them."""
+        with urlopen(f"{self.address}/ajax-api/2.0/mlflow/artifacts/list?run_id={run_id}&path=images") as answer:
+            return [each["path"] for each in json.load(answer)["files"] if each["path"].endswith(".png")]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     here, _ = lab(folder)
-    result = sweep(study(photographs(folder / "pictures")), here, storage(folder))
+    data = photographs(folder / "pictures")
+    result = sweep(study(data), here, storage(folder))
     parent = versions(here.tracker)[-1]
     run = here.tracker.begin("a" * 32, experiment="train", name="x4")
     child = publish(
@@ -59,6 +69,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         parent=lineage_of(parent),
     )
     run.end("FINISHED")
+    often = replace(here, where=replace(here.where, sampling=Sampling(after_s=0.0, every_s=0.05)))
+    long = train(TrialConfig.model_validate({**TINY, "data": data, "steps": 500, "patch": 32, "batch_size": 4}), often)
+    experiments = here.tracker.experiments()
     here.tracker.close()
     port = free_port()
     server = spawn(folder, "ui", "--port", str(port), MLFLOW_TRACKING_URI=here.tracker.uri)
@@ -69,34 +82,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             said.append(line)
             if "Ctrl-C ends it" in line:
                 break
-        yield Site(result, child, "".join(said), f"http://127.0.0.1:{port}", folder)
+        yield Site(result, child, long, experiments, "".join(said), f"http://127.0.0.1:{port}", folder)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
 
 
 @pytest.fixture(scope="module")
-def text_of(site: Site) -> Callable[[str], str]:
-    """What a page shows, tags left out, once its scripts have run."""
-    calls = iter(range(1000))
-
-    def read(address: str) -> str:
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={site.folder / f'profile{next(calls)}'}", "--window-size=1800,2400"]
-        command += [f"--virtual-time-budget={_PATIENCE_MS}", "--timeout=60000", site.address + address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
-        body = re.sub(r"<(script|style)\b.*?</\1>", "", done.stdout, flags=re.DOTALL)
-        return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
-
-    return read
+def window(site: Site) -> Iterator[browser.Browser]:
+    with browser.opened(site.folder / "profile") as opened:
+        yield opened
 
 
-def test_the_link_that_is_printed_opens_on_the_study_s_charts(site: Site, text_of: Callable[[str], str]) -> None:
-    address = re.search(rf"{site.result.study}: {re.escape(site.address)}(\S+)", site.said)
+def test_the_link_that_is_printed_opens_on_the_study_s_charts(site: Site, window: browser.Browser) -> None:
+    address = re.search(rf"{site.result.study}: ({re.escape(site.address)}\S+)", site.said)
     assert address is not None
-    shown = text_of(address[1])
     assert site.result.best is not None
-    for part in (
+    window.visit(address[1])
+    shown = window.see(
         f"Best: {site.result.best.network}",
         "cost/gmacs_720p vs. best_psnr",
         "Parallel Coordinates",
@@ -105,54 +108,65 @@ def test_the_link_that_is_printed_opens_on_the_study_s_charts(site: Site, text_o
         "val/picture",
         "train (3)",
         *(outcome.label for outcome in site.result.outcomes),
-    ):
-        assert part in shown
+    )
     assert "cost (" not in shown, "a chart of each constant tells nothing"
     assert "Model metrics" not in shown
 
 
-def test_the_table_has_scores_and_costs_as_columns(site: Site, text_of: Callable[[str], str]) -> None:
-    shown = text_of(page(site.result.experiment_id, TABLE))
+def test_the_table_has_scores_and_costs_as_columns(site: Site, window: browser.Browser) -> None:
     assert site.result.best is not None
     assert site.result.best.psnr is not None
-    for part in ("best_psnr", "best_ssim", "cost/gmacs_720p", "cost/params", f"{round(site.result.best.psnr, 4)}"):
-        assert part in shown
+    window.visit(site.address + page(site.result.experiment_id, TABLE))
+    window.see("best_psnr", "best_ssim", "cost/gmacs_720p", "cost/params", f"{round(site.result.best.psnr, 4)}")
 
 
-def test_a_trial_s_page_says_what_it_came_to_and_what_ran_it(site: Site, text_of: Callable[[str], str]) -> None:
+def test_a_trial_s_page_says_what_it_came_to_and_what_ran_it(site: Site, window: browser.Browser) -> None:
     best = site.result.best
     assert best is not None
-    shown = text_of(run_page(site.result.experiment_id, best.run_id))
-    for part in (f"{best.psnr:.2f} dB", "GMACs to 720p", "cpu", "engine simple", f"{best.model}".split("/")[1]):
-        assert part in shown
+    window.visit(site.address + run_page(site.result.experiment_id, best.run_id))
+    window.see(f"{best.psnr:.2f} dB", "GMACs to 720p", "cpu", "engine simple", f"{best.model}".split("/")[1])
 
 
-def test_a_trial_s_curves_and_pictures_lie_in_sections(site: Site, text_of: Callable[[str], str]) -> None:
+def test_a_trial_s_curves_and_pictures_lie_in_sections(site: Site, window: browser.Browser) -> None:
     best = site.result.best
     assert best is not None
-    address = run_page(site.result.experiment_id, best.run_id).replace("?", "/model-metrics?")
-    shown = text_of(address)
-    for part in ("val (3)", "train (4)", "cost (2)"):
-        assert part in shown
+    window.visit(site.tab(site.result.experiment_id, best.run_id, "model-metrics"), height=3600)
+    window.see("val (3)", "train (4)", "cost (2)", f"{best.label} (val/psnr)", "val/picture")
+    shown = "[...document.querySelectorAll('img')].find((e) => e.src.includes('val~picture') && e.naturalWidth)"
+    width, height = window.until(f"(({shown}) || 0) && [({shown}).naturalWidth, ({shown}).naturalHeight]")
+    assert width > 2.5 * height, "bicubic, network and original, side by side"
 
 
-def test_a_model_s_page_has_its_card_and_its_schema(site: Site, text_of: Callable[[str], str]) -> None:
+def test_a_trial_s_pictures_open_among_its_artifacts(site: Site, window: browser.Browser) -> None:
+    best = site.result.best
+    assert best is not None
+    path = next(each for each in site.pictures(best.run_id) if "+step+100+" in each)
+    window.visit(site.tab(site.result.experiment_id, best.run_id, f"artifacts/{path}"))
+    window.see(path.rpartition("/")[2])
+    assert window.until("[...document.querySelectorAll('img')].some((e) => e.naturalWidth > 2.5 * e.naturalHeight)")
+
+
+def test_what_a_long_run_does_to_its_machine_has_a_page(site: Site, window: browser.Browser) -> None:
+    window.visit(site.tab(site.experiments[EXPERIMENT], site.long.run_id, "system-metrics"))
+    window.see("System metrics (5)", "cpu_utilization_percentage", "process_memory_usage_megabytes")
+
+
+def test_a_model_s_page_has_its_card_and_its_schema(site: Site, window: browser.Browser) -> None:
     best = site.result.best
     assert best is not None
     name, _, number = str(best.model).removeprefix("models:/").rpartition("/")
-    shown = text_of(f"/#/models/{name}/versions/{number}")
-    for part in (f"SESR {best.network}", "over bicubic", "this run", "licence", "mlflow models serve", "Inputs (1)"):
-        assert part in shown
+    window.visit(f"{site.address}/#/models/{name}/versions/{number}")
+    window.see(f"SESR {best.network}", "over bicubic", "this run", "licence", "mlflow models serve", "Inputs (1)")
 
 
-def test_a_x4_network_s_page_names_its_x2_parent(site: Site, text_of: Callable[[str], str]) -> None:
-    shown = text_of(f"/#/models/{site.child.name}/versions/1")
-    parent = site.child.tags["sesr.parent.name"]
-    assert f"{parent} version {site.child.tags['sesr.parent.version']}" in shown
+def test_a_x4_network_s_page_leads_to_its_x2_parent(site: Site, window: browser.Browser) -> None:
+    window.visit(f"{site.address}/#/models/{site.child.name}/versions/1")
+    name, number = (site.child.tags[f"sesr.parent.{key}"] for key in ("name", "version"))
+    link = f"[...document.querySelectorAll('a')].find((e) => e.textContent === '{name} version {number}')"
+    window.visit(window.until(f"({link})?.href"))
+    window.see(f"SESR {name.removeprefix('sesr-').removesuffix('-x2')} ×2")
 
 
-def test_the_list_of_models_tells_scores_and_costs(site: Site, text_of: Callable[[str], str]) -> None:
-    shown = text_of("/#/models")
-    assert site.child.name in shown
-    assert "psnr_db" in shown
-    assert "gmacs_720p" in shown
+def test_the_list_of_models_tells_scores_and_costs(site: Site, window: browser.Browser) -> None:
+    window.visit(f"{site.address}/#/models")
+    window.see(site.child.name, "psnr_db", "gmacs_720p")

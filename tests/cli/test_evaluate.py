@@ -120,18 +120,41 @@ def test_markdown_is_a_table_like_the_papers(typed: Typed, tmp_path: Path) -> No
     assert lines[1] == "|---|--:|--:|--:|"
     assert lines[2].startswith(f"| {tmp_path}/a\\|b.safetensors | 2.73K | 0.63G | ")
     assert lines[3].startswith("| bicubic |  |  | ")
-    assert lines[5] == "| SESR-M5, paper | 13.52K | 3.12G | 32.84 |"
+    assert lines[5] == "| SESR-M5, paper | 13.52K | 3.12G | 32.84 / 0.9115 |"
     assert len(lines) == 4 + 5
-    assert note.strip().endswith("LR: bicubic.")
+    assert "LR: bicubic. The paper's rows: tables 1 and 2 of arXiv 2103.09404" in note
 
 
-def test_what_the_paper_says_is_shown_only_where_it_is_known(typed: Typed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "scale", "m3", "xl"),
+    [
+        ("Set5", 2, "37.21 / 0.9577", "37.77 / 0.9601"),
+        ("B100", 4, "27.00 / 0.7166", "27.31 / 0.7277"),
+        ("urban100", 2, "29.92 / 0.9034", "31.16 / 0.9184"),
+        ("Manga109", 4, "27.90 / 0.8644", "29.04 / 0.8901"),
+        ("DIV2K_valid_HR", 2, "35.03 / 0.9373", "35.67 / 0.9420"),
+        ("mine", 4, "", ""),
+    ],
+)
+def test_the_papers_rows_are_there_for_its_sets_at_both_scales(
+    typed: Typed, tmp_path: Path, folder: str, scale: int, m3: str, xl: str
+) -> None:
+    sets = [pictures(tmp_path / name, given=False) for name in (folder, "Set14")]
+    words = [word for each in sets for word in ("--benchmark", each)]
+    assert typed("evaluate", "bicubic", *words, "--scale", scale, "--markdown", "--paper") == 0
+    rows = {line.split(" | ")[0]: [cell.strip(" |") for cell in line.split(" | ")] for line in typed.out.splitlines()}
+    assert rows["| SESR-M3, paper"][3] == m3
+    assert rows["| SESR-XL, paper"][3] == xl
+    assert rows["| SESR-XL, paper"][4] == {2: "33.24 / 0.9145", 4: "28.12 / 0.7712"}[scale]
+
+
+def test_a_set_that_the_paper_has_not_scored_is_one_line(typed: Typed, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "mine", given=False)
-    for words in (("--paper",), ("--paper", "--scale", 4)):
-        line = typed.error("evaluate", "bicubic", "--benchmark", folder, *words)
-        assert line == (
-            "evaluate: --paper: the paper's scores are known on Set14 at x2 alone; add that set, or leave it out"
-        )
+    line = typed.error("evaluate", "bicubic", "--benchmark", folder, "--paper")
+    assert line == (
+        "evaluate: --paper: the paper has scores on Set5, Set14, BSD100, Urban100, Manga109 and DIV2K, by which a "
+        "folder must be called; found mine; rename it, or leave --paper out"
+    )
     line = typed.error("evaluate", "bicubic", "--benchmark", folder, "--markdown", "--json")
     assert line == "evaluate: --markdown: --json has another form; leave one out"
 
@@ -158,11 +181,31 @@ def test_an_exported_file_of_rgb_is_scored_on_the_luma_of_its_picture(typed: Typ
     assert all(abs(a["psnr"] - b["psnr"]) < 0.3 for a, b in list(pairs)[:2])  # RGB is rounded, not luma
 
 
+@pytest.mark.parametrize("size", ["40x36", "640x360"])
+def test_a_tflite_file_scores_what_was_measured_when_it_was_exported(typed: Typed, tmp_path: Path, size: str) -> None:
+    file, folder = weights(tmp_path / "tiny.safetensors"), pictures(tmp_path / "set", given=False)
+    words = ("export", file, "-o", "tiny.tflite", "--int8", "--input", size, "--benchmark", folder)
+    (measured,) = typed.json(*words)["losses"]
+    (exported,) = typed.json("evaluate", "tiny.tflite", "--benchmark", folder)["models"]
+    assert exported["sets"][0]["psnr"] == pytest.approx(measured["int8_db"], abs=1e-9)
+    assert typed("upscale", folder / "HR", "--model", "tiny.tflite", "-o", "tiled", "--tile", 32) == 0, typed.err
+    assert typed("upscale", folder / "HR", "--model", "tiny.tflite", "-o", "whole", "--tile", 0) == 0, typed.err
+    for name in ("a.png", "b.png", "c.png"):
+        np.testing.assert_array_equal(Image.open(Path("tiled") / name), Image.open(Path("whole") / name))
+    line = typed.error("evaluate", "tiny.tflite", "--benchmark", folder, "--scale", 4)
+    assert line.startswith("tiny.tflite: its scale is 2, not 4; ")
+
+
 def test_files_that_are_no_networks_are_one_line(typed: Typed, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set")
     Path("broken.onnx").write_bytes(b"no network")
     assert typed.error("evaluate", "broken.onnx", "--benchmark", folder).startswith("broken.onnx: not a network that ")
     assert typed.error("evaluate", "none.onnx", "--benchmark", folder) == "none.onnx: there is no such file"
+    Path("broken.tflite").write_bytes(b"no network")
+    says = "broken.tflite: not a TFLite file; export it again"
+    assert typed.error("evaluate", "broken.tflite", "--benchmark", folder) == says
+    says = "none.tflite: cannot be read (No such file or directory); give a file that is there"
+    assert typed.error("upscale", folder, "--model", "none.tflite", "-o", "out") == says
 
 
 def test_scores_and_worst_pictures_are_kept_with_the_run(typed: Typed, tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 import csv
 import io
 import re
-import shutil
-import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import pytest
 from PIL import Image
 from studied import study, trial
@@ -16,8 +15,6 @@ from studied import study, trial
 from sesr_lab.errors import ConfigError
 from sesr_lab.results import report as module
 from sesr_lab.results.report import PAGE, TABLE, Report, Study, attach_report, make_report, write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Seen(HTMLParser):
@@ -162,20 +159,19 @@ def test_two_hundred_trials_take_no_ten_seconds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.browser
+@browser.needs_chromium
 def test_a_click_on_a_columns_head_sorts_by_it(tmp_path: Path) -> None:
-    click = (
-        "<script>const head = (name) => [...document.querySelectorAll('.sortable th')]"
-        ".find((e) => e.textContent === name); head('GMACs').click(); head('GMACs').click();"
-        "document.title = [...document.querySelectorAll('.sortable tbody tr')]"
-        ".map((r) => r.cells[0].textContent).join(' ');</script></body>"
-    )
     made = study(20)
-    (tmp_path / "a.html").write_text(page(make_report(made)).replace("</body>", click))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    words = [str(CHROMIUM), *options, (tmp_path / "a.html").as_uri()]
-    found = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
-    shown = re.findall(r"<title>(t\d{4}.*?)</title>", found)[0].split()
+    (tmp_path / "a.html").write_text(page(make_report(made)))
+    with browser.opened(tmp_path / "profile") as window:
+        window.visit((tmp_path / "a.html").as_uri())
+        window.see("All 20 trials")
+        head = "[...document.querySelectorAll('.sortable th')].find((e) => e.textContent === 'GMACs')"
+        window.until(f"(({head}) || 0) && (({head}).click(), true)")
+        window.until(f"({head}).click(), true")
+        rows = "[...document.querySelectorAll('.sortable tbody tr')].map((r) => r.cells[0].textContent)"
+        shown = window.run(rows)
     cheapest_first = sorted(made.trials, key=lambda each: each.outcome.macs_720p)
     assert [made.trials[int(label[1:5])].outcome.macs_720p for label in shown] == [
         each.outcome.macs_720p for each in cheapest_first

@@ -1,16 +1,24 @@
 """Oracles: PyTorch on the whole picture, MATLAB's bicubic of data.image, and the same run without tiles."""
 
+import sys
+
 import numpy as np
 import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
+from typed import Typed
 
 from sesr_lab.data.image import rgb, upscale, ycbcr
+from sesr_lab.errors import ConfigError
 from sesr_lab.network.model import SESR
+from sesr_lab.registry.lookup import Named, lineage_of_file
+from sesr_lab.results import openvino_engine
 from sesr_lab.results.decoding import Picture
-from sesr_lab.results.inference import Network, network, radius_of, runner
+from sesr_lab.results.inference import Network, network, of_named, radius_of, runner
+from sesr_lab.results.openvino_engine import openvino_network
 from sesr_lab.results.upscaling import bicubic, upscaled
+from sesr_lab.study.config import Architecture
 
 
 @torch.no_grad()
@@ -110,3 +118,54 @@ def test_opaque_stays_opaque_and_alpha_is_bicubics() -> None:
 def test_grey_stays_grey() -> None:
     assert made(crop(20, 24, 1), ready()).shape == (40, 48, 1)
     assert made(crop(20, 24, 2, np.uint16), ready()).shape == (40, 48, 2)
+
+
+# OpenVINO, whose sums are those of our own network, in the same order
+
+
+def named(m: int, f: int, scale: int = 2) -> Named:
+    shape = Architecture(m=m, f=f, feature_size=16, scale=scale)
+    return Named("tiny", shape, weights(m=m, f=f, scale=scale).state_dict(), None, lineage_of_file("tiny", "0"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((5, 16), (101, 97)), ((3, 4, 4), (64, 37)), ((1, 12), (7, 130)), ((2, 32), (45, 3)), ((2, 24), (2, 1))],
+)
+@pytest.mark.parametrize("wide", [None, 40, 4096])
+def test_tiles_leave_no_trace_in_openvino_either(
+    shape: tuple[int, ...], size: tuple[int, int], wide: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_engine, "WIDEST", wide)
+    picture, theirs = crop(*size, 4), openvino_network(named(*shape), threads=1)
+    whole = made(picture, theirs)
+    for tile in (16, 17, 33, 64):
+        np.testing.assert_array_equal(made(picture, theirs, tile), whole)
+    ours = made(picture, of_named(named(*shape)))
+    assert np.abs(whole.astype(int) - ours).max() <= 1, "what a sum in another order can do to a level"
+
+
+def test_what_openvino_has_made_stays_when_it_makes_more() -> None:
+    pytest.importorskip("openvino")
+    theirs, ours = openvino_network(named(2, 8), threads=1), of_named(named(2, 8))
+    planes = np.random.default_rng(0).normal(0.5, 2.0, (2, 1, 20, 24)).astype(np.float32)
+    first, second = theirs.run(planes[0]), theirs.run(planes[1])
+    np.testing.assert_allclose(first, ours.run(planes[0]), atol=1e-5)  # unclipped, as ours
+    np.testing.assert_allclose(second, ours.run(planes[1]), atol=1e-5)
+    assert first.min() < 0
+    assert first.max() > 1
+
+
+def test_without_openvino_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"--engine openvino: it cannot be .*pip install 'sesr-lab\[openvino\]'"):
+        openvino_network(named(1, 4))
+
+
+def test_what_brings_its_own_engine_takes_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = Typed(capsys)
+    assert typed("upscale", "a.png", "--model", "a.onnx", "-o", "b.png", "--engine", "openvino") == 1
+    assert "a.onnx: --engine is for networks whose weights are at hand; leave it out" in typed.err
+    assert typed("upscale", "a.png", "--model", "a.onnx", "-o", "b.png", "--engine", "cuda") == 1
+    assert "upscale: --engine: found 'cuda'; allowed are auto, openvino" in typed.err
