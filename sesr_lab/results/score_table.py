@@ -36,8 +36,8 @@ _PUBLISHED: Mapping[int, Mapping[str, str]] = {
 """PSNR in dB and SSIM on PAPER_SETS, in that order, by scale and network: tables 1 and 2 of arXiv 2103.09404.
 
 No copy of these tables was at hand when they were written down here. Checked was PSNR on Set14 at x2 alone, to 0.01 dB,
-against the plot that the authors show beside their code (ARM-software/sesr, SESR_results.png); all else is as it was
-remembered, and is to be looked up before it is cited."""
+against the plot that the authors show beside their code (ARM-software/sesr, SESR_results.png); look the rest up before
+you cite it."""
 
 PAPER_NOTE: Final = (
     "The paper's rows: tables 1 and 2 of arXiv 2103.09404, of which PSNR on Set14 at x2 was checked against a copy; "

@@ -44,6 +44,8 @@ _SILENCE = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# MLflow reports how it is used to its makers unless it is told not to; whoever wants that sets it to false.
+_PRIVACY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def connect(uri: str | None = None) -> tuple[str, MlflowClient]:
@@ -197,6 +199,8 @@ def _with_registry(mlflow: ModuleType, uri: str, client: MlflowClient) -> Mlflow
 
 
 def _mlflow() -> ModuleType:
+    for name, value in (_PATIENCE | _SILENCE | _PRIVACY).items():  # before MLflow is first imported, which looks
+        os.environ.setdefault(name, value)
     import mlflow
 
     if not hasattr(mlflow, "__version__"):  # a folder called mlflow/ imports as an empty package
@@ -205,8 +209,6 @@ def _mlflow() -> ModuleType:
 
 
 def _prepare() -> None:
-    for name, value in (_PATIENCE | _SILENCE).items():
-        os.environ.setdefault(name, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         for name in ("mlflow", "alembic"):

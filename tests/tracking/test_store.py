@@ -187,6 +187,28 @@ def test_first_users_that_meet_make_one_store_and_print_nothing(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
+@pytest.mark.slow
+def test_mlflow_reports_to_its_makers_only_where_somebody_wants_that(tmp_path: Path) -> None:
+    program = """
+from sesr_lab.tracking.runs import open_store
+open_store()
+from mlflow.telemetry.client import get_telemetry_client
+print(get_telemetry_client())
+"""
+    ours = {"PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}  # without what says CI
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=tmp_path,
+        env=kept | ours,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
 # Another registry than the tracking store's
 
 
