@@ -27,9 +27,11 @@ class Forks:
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT)], stdin=pipe, stdout=pipe, env=environment, text=True
         )
+        self.said = ""
+        """The line with which the last study's process was refused something."""
 
     def run(self, folder: Path, **case: Any) -> int:
-        """How the study's process ended: 0, 1 after a traceback, or minus a signal's number."""
+        """How the study's process ended: 0, 1 after a traceback, 2 after a line, or minus a signal's number."""
         self.begin(folder, **case)
         return self.end()
 
@@ -42,7 +44,10 @@ class Forks:
     def end(self) -> int:
         """How the process ended that was begun; waits for it."""
         assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+        self.said = ""
+        while (line := self.process.stdout.readline()).startswith("error: "):
+            self.said += line
+        return int(line)
 
     def close(self) -> None:
         self.process.kill()
@@ -58,6 +63,7 @@ def _serve() -> None:
     import scripted
 
     import sesr_lab.sweep.driver
+    from sesr_lab.errors import SesrError
     from sesr_lab.registry import publish  # noqa: F401
 
     for line in sys.stdin:
@@ -69,6 +75,9 @@ def _serve() -> None:
             try:
                 _study(case, scripted, sesr_lab.sweep.driver.sweep)
                 status = 0
+            except SesrError as error:
+                status = 2
+                os.write(1, f"error: {error}\n".encode())
             except BaseException:  # it is another process, which must end here
                 traceback.print_exc()
             finally:
@@ -93,6 +102,7 @@ def _kill_later(child: int, after_s: float) -> None:
 
 
 def _study(case: dict[str, Any], scripted: Any, sweep: Any) -> None:
+    import disk
     from labs import lab, storage, study
 
     from sesr_lab.trials.locks import Locks
@@ -102,8 +112,13 @@ def _study(case: dict[str, Any], scripted: Any, sweep: Any) -> None:
     if "fault" in case:
         os.environ["SESR_LAB_FAULT"] = case["fault"]
     chance = random.Random(f"{folder} {case.get('driver', '')}")
+    scored = 0
 
     def curve(config: Any, part: float) -> float:
+        nonlocal scored
+        scored += 1
+        if scored == case.get("disk_breaks_at"):
+            disk.breaks()
         time.sleep(case.get("pause_s", 0.0) * chance.random())
         return 28.0 + 0.3 * config.m + 0.1 * config.f + part
 

@@ -84,7 +84,12 @@ def test_what_a_killed_driver_had_in_the_air_is_finished_by_the_one_that_lives(
 ) -> None:
     lab(tmp_path)
     url = server.database()
-    case = {"data": data, "study": TWELVE, "storage": url, "pause_s": 0.3}  # some 18 s: it is not over when it is killed
+    case = {
+        "data": data,
+        "study": TWELVE,
+        "storage": url,
+        "pause_s": 0.3,
+    }  # some 18 s: it is not over when it is killed
     drivers[0].begin(tmp_path, **case, slots=2, driver=0, kill_after_s=4.0)
     until(lambda: "RUNNING" in states(url))
     drivers[1].begin(tmp_path, **case, driver=1)
