@@ -117,6 +117,7 @@ def _study(case: dict[str, Any]) -> None:
     from labs import TINY, lab, storage, study
 
     from sesr_lab.study.config import TrialConfig
+    from sesr_lab.sweep.cluster import workers_of
     from sesr_lab.sweep.driver import sweep
     from sesr_lab.trials.locks import Locks
     from sesr_lab.trials.train import train
@@ -152,9 +153,11 @@ def _study(case: dict[str, Any]) -> None:
         )
         train(config, here)
     else:
-        executor = scripted.Scripted(curve, slots=case.get("slots", 1), keeps=True)
+        start = scripted.Scripted(curve, slots=case.get("slots", 1), keeps=True).start
         spec = study(case["data"], **{"name": f"tiny{own}", **case.get("study", {})})
-        sweep(spec, here, url, start=executor.start)
+        if "address" in case:
+            start = workers_of(spec.changed(workers=2), case["address"])
+        sweep(spec, here, url, start=start)
     here.tracker.close()
     with (folder / "notes.txt").open("a") as notes:
         notes.writelines(f"{note}\n" for note in notebook.notes)

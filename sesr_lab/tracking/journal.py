@@ -40,6 +40,8 @@ FOLDER_VARIABLE = "SESR_LAB_STATE"
 BLOB_LIMIT_BYTES = 256 * 2**20
 """Beyond this much of one store's waits, pictures and files are dropped, so that there is room for numbers."""
 COUNT_EVERY_S = 2.0
+ATTEMPT = "sesr.attempt"
+"""The tag with the number of the last attempt at a run that several machines may try."""
 DELIVERED, DAMAGED = "delivered", "damaged"
 
 
@@ -66,6 +68,8 @@ class Record:
     kind: str
     content: Mapping[str, Any]
     blob: str = ""
+    attempt: int = 0
+    """Which attempt at the run has written it, where attempts are counted."""
 
 
 class Writer:

@@ -15,7 +15,7 @@ from sesr_lab.errors import RunHeldError, StoreAwayError, StoreError
 from sesr_lab.tracking.answers import reporting
 from sesr_lab.tracking.delivery import Delivery
 from sesr_lab.tracking.experiments import experiment_id, put_right
-from sesr_lab.tracking.journal import Journals, state_folder, unwritable
+from sesr_lab.tracking.journal import ATTEMPT, Journals, state_folder, unwritable
 from sesr_lab.tracking.origin import origin
 from sesr_lab.tracking.outgoing import Outgoing, Story, place_of
 from sesr_lab.tracking.perform import Carrier
@@ -108,7 +108,7 @@ class Tracker(Archive):
             if "experiment" not in story.begin:
                 writer.append("begin", content)
             if is_begun:
-                writer.append("resume", {"time_ms": now_ms()})
+                writer.append("resume", {"time_ms": now_ms(), "attempt": int((tags or {}).get(ATTEMPT, 0))})
         except OSError as error:
             writer.close()
             raise unwritable(self.journals.folder, error) from error

@@ -82,13 +82,14 @@ class Life(RuleBasedStateMachine):
         self.trials, self.slots = 2, 1
         self.asked_for = 0
 
-    @initialize(slots=st.sampled_from([1, 2]))
-    def begin(self, slots: int) -> None:
-        self.slots = slots
+    @initialize(slots=st.sampled_from([1, 2]), trials=st.integers(2, 4))
+    def begin(self, slots: int, trials: int) -> None:
+        self.slots, self.trials = slots, trials
 
     @rule()
-    def ask_for_more(self) -> None:
+    def go_on_with_more(self) -> None:
         self.trials += 1
+        self.go_on()
 
     @rule(m=st.sampled_from([*SPACE["m"], 7]), f=st.sampled_from(SPACE["f"]))
     def enqueue(self, m: int, f: int) -> None:
@@ -97,6 +98,7 @@ class Life(RuleBasedStateMachine):
         if self.study in (optuna.get_all_study_names(storage) if (self.folder / "optuna.db").exists() else ()):
             optuna.load_study(study_name=self.study, storage=storage).enqueue_trial({"m": m, "f": f, "feature_size": 8})
             self.asked_for += 1
+        assert self.drive() in (DONE, REFUSED)
 
     @rule(point=st.sampled_from(POINTS), times=st.integers(1, 3))
     def kill_at_a_point(self, point: str, times: int) -> None:
@@ -120,8 +122,9 @@ class Life(RuleBasedStateMachine):
         requests=st.integers(1, 12),
     )
     def trouble_the_server(self, kind: str, after: int, requests: int) -> None:
-        """Of whatever comes next; several of these add nothing."""
+        """Maybe for longer than for this one."""
         self.setting.proxy.fault = trouble(kind, after, requests)
+        assert self.drive() in (DONE, REFUSED)
 
     @rule()
     def go_on(self) -> None:
@@ -140,18 +143,9 @@ class Life(RuleBasedStateMachine):
     def drive(self, **how: object) -> int:
         study = {"name": self.study, "trials": self.trials, "space": SPACE}
         where = {"uri": self.setting.proxy.uri, "prefix": self.study, "impatient_s": 2.0}
-        r = self.setting.forks.run(self.folder, data=self.setting.data, study=study, slots=self.slots, **where, **how)
-        if os.environ.get("LIFELOG"):
-            print(
-                self.study,
-                self.trials,
-                self.slots,
-                how,
-                r,
-                self.setting.forks.said.strip(),
-                file=open("/tmp/faults/life.log", "a"),
-            )
-        return r
+        return self.setting.forks.run(
+            self.folder, data=self.setting.data, study=study, slots=self.slots, **where, **how
+        )
 
     def check(self) -> None:
         store, networks = self.setting.server.folder / "server.db", min(self.trials, 6)
