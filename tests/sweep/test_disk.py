@@ -41,7 +41,7 @@ def is_one_line(said: str, *parts: str) -> bool:
     return said.count("\n") == 1 and all(part in said for part in parts)
 
 
-@pytest.mark.parametrize("room_kib", [8, 24, 80])
+@pytest.mark.parametrize("room_kib", [24, 80])
 def test_a_full_disk_stops_a_study_in_a_line_and_with_room_again_it_comes_to_its_end(
     forks: Forks, data: str, tmp_path: Path, small: disk.Disk, room_kib: int
 ) -> None:
@@ -70,7 +70,9 @@ def test_a_full_disk_under_the_studies_is_a_line_and_the_study_goes_on_with_room
 
 
 @pytest.mark.skipif(not disk.can_break(), reason="no disk can be made to break on this machine")
-@pytest.mark.parametrize("score", [1, 4, 15])
+@pytest.mark.parametrize(
+    "score", [4, pytest.param(1, marks=pytest.mark.long), pytest.param(15, marks=pytest.mark.long)]
+)
 def test_a_disk_that_breaks_stops_a_study_in_a_line_and_another_attempt_comes_to_its_end(
     forks: Forks, data: str, tmp_path: Path, score: int
 ) -> None:

@@ -57,6 +57,7 @@ def test_two_sweeps_at_once_on_an_empty_store_lose_nothing(forks: Forks, data: s
     assert misplaced(tmp_path) == []
 
 
+@pytest.mark.long
 def test_eight_processes_that_are_first_on_a_new_store_lose_nothing(forks: Forks, data: str, tmp_path: Path) -> None:
     new, one = f"sqlite:///{tmp_path / 'mlflow.db'}", {"trials": 1}
     assert forks.run(tmp_path, data=data, copies=8, trains=[1, 3, 5, 7], study=one, uri=new) == 0, forks.said

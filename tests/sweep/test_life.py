@@ -173,7 +173,7 @@ def live(setting: Setting, examples: int) -> None:
     Life.setting = setting
     profile = settings(
         max_examples=examples,
-        stateful_step_count=6,
+        stateful_step_count=5,
         derandomize=True,
         deadline=None,
         database=None,
@@ -183,7 +183,7 @@ def live(setting: Setting, examples: int) -> None:
 
 
 def test_a_few_lives_of_a_study_come_to_its_end(setting: Setting) -> None:
-    live(setting, examples=5)
+    live(setting, examples=3)
 
 
 @pytest.mark.long

@@ -47,6 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return photographs(tmp_path_factory.mktemp("pictures"))
 
 
+@pytest.mark.long
 def test_two_machines_train_each_network_once(
     database: postgres.Server, mlflow_server: Server, machines: tuple[Forks, Forks], data: str, tmp_path: Path
 ) -> None:
