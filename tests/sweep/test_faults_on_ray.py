@@ -61,7 +61,7 @@ def test_fifty_random_kills_give_the_scores_of_an_undisturbed_study(
     chance = random.Random(0)
     kills, status = 0, KILLED
     while kills < 50 and status == KILLED:
-        status = forks.run(rough, **case, kill_after_s=3.0 + 6.0 * chance.random())
+        status = forks.run(rough, **case, kill_after_s=4.0 + 12.0 * chance.random())
         assert status in (0, KILLED)
         kills += status == KILLED
     assert kills >= 5, "the study was over before it had been disturbed"

@@ -123,6 +123,7 @@ def test_what_waits_for_another_store_is_counted_and_left_to_it(tmp_path: Path, 
     assert steps_in(opened(tmp_path), key) == [1, 2]
 
 
+@pytest.mark.faults
 def test_what_a_full_disk_does_not_take_was_never_there_and_what_it_took_stays(tmp_path: Path) -> None:
     """A record less and less fits: whichever of its bytes is the first too many, the journal is as it was."""
     with disk.mounted(tmp_path / "full") as full:
@@ -147,6 +148,7 @@ def test_what_a_full_disk_does_not_take_was_never_there_and_what_it_took_stays(t
         writer.close()
 
 
+@pytest.mark.faults
 def test_a_run_on_a_full_disk_says_so_in_a_line_and_ends_when_there_is_room(tmp_path: Path) -> None:
     shutil.copy(migrated(), tmp_path / "mlflow.db")
     with disk.mounted(tmp_path / "state") as full:

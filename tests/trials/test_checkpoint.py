@@ -56,6 +56,7 @@ def test_the_last_state_written_is_the_one_that_is_read_and_nothing_else_stays()
     assert len(list(checkpoint.folder().iterdir())) == 1
 
 
+@pytest.mark.faults
 def test_a_state_that_a_full_disk_does_not_take_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     big = {"weights": torch.zeros(256, 1024), "step": torch.tensor(8)}  # a MiB
     with disk.mounted(tmp_path / "state") as full:
