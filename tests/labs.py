@@ -64,13 +64,13 @@ def photographs(folder: Path) -> str:
     return f"folder:{folder}"
 
 
-def lab(tmp_path: Path, *, stop: Callable[[], bool] = lambda: False) -> tuple[Lab, Notebook]:
-    """A lab on real SQLite stores in `tmp_path`, on the CPU."""
+def lab(tmp_path: Path, *, stop: Callable[[], bool] = lambda: False, uri: str = "") -> tuple[Lab, Notebook]:
+    """A lab on real SQLite stores in `tmp_path`, or on the MLflow server at `uri`, on the CPU."""
     notebook = Notebook()
-    there = (tmp_path / "mlflow.db").exists()
-    tracker = (
-        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", state=tmp_path / "state") if there else new_store(tmp_path)
-    )
+    if uri or (tmp_path / "mlflow.db").exists():
+        tracker = open_store(uri or f"sqlite:///{tmp_path / 'mlflow.db'}", state=tmp_path / "state")
+    else:
+        tracker = new_store(tmp_path)
     url = storage(tmp_path)
     return Lab(tracker, Locks(url), trial.place("cpu", "simple"), notebook, stop), notebook
 

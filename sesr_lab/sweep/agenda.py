@@ -12,9 +12,10 @@ from sesr_lab.sweep.budget import Budget
 from sesr_lab.sweep.flight import Start
 from sesr_lab.sweep.ledger import Ledger
 from sesr_lab.sweep.pruning import Rung, beaten_by, pruner_of
-from sesr_lab.sweep.records import DRIVER, RUNG, Entry, outcomes_of, trained_of
+from sesr_lab.sweep.records import ATTEMPTS, DRIVER, RUNG, Entry, outcomes_of, trained_of
 from sesr_lab.sweep.search import Point, Search
 from sesr_lab.sweep.sharing import Share, lost
+from sesr_lab.tracking.journal import ATTEMPT
 from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import checkpoint
 from sesr_lab.trials.lab import Lab, Task, untrained
@@ -50,6 +51,8 @@ class Agenda:
         """Why nothing more is begun, once that is so."""
         self._rungs: dict[int, Rung] = {}
         """Of the networks that have been compared with others."""
+        self._attempts: dict[int, int] = {}
+        """Of the trials that this driver has taken, which attempt it is, where several drivers make some."""
 
     def left(self) -> list[Start]:
         """The trials that a killed or stopped driver left, to be gone on with."""
@@ -188,6 +191,8 @@ class Agenda:
         """Whether the trial is this driver's now."""
         taken = self.share.take(number)
         if taken and self.share.token:
+            self._attempts[number] = int(self.ledger.entry(number).attributes.get(ATTEMPTS, 0)) + 1
+            self.ledger.note(number, ATTEMPTS, self._attempts[number])
             self.ledger.note(number, DRIVER, self.share.token)
         return taken
 
@@ -264,11 +269,13 @@ class Agenda:
         return Start(self._task(entry, point), entry.key, entry.number, goes_on=goes_on)
 
     def _task(self, entry: Entry, point: Point) -> Task:
+        attempt = self._attempts.get(entry.number)
+        counted = {} if attempt is None else {ATTEMPT: str(attempt)}
         return Task(
             config=point.config,
             experiment=self.spec.name,
             label=f"t{entry.number:04d}-{point.config.architecture.short_name}",
-            tags={"sesr.kind": "trial", **self.belonging.tags, "sesr.trial": str(entry.number)},
+            tags={"sesr.kind": "trial", **self.belonging.tags, "sesr.trial": str(entry.number), **counted},
             study_key=self.belonging.study_key,
             estimate=point.price.estimate,
         )

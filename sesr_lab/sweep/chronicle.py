@@ -85,7 +85,8 @@ class Chronicle:
             self._publish_best()
         if self._log is None:
             return
-        self._log.end("KILLED" if stopped else "FAILED", "interrupted" if stopped else type(error).__name__.lower())
+        reason = "interrupted" if stopped else type(error).__name__.lower()
+        self._log.break_off("KILLED" if stopped else "FAILED", reason)
         if stopped:
             self._report(finished=False)
 

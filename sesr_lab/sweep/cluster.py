@@ -146,8 +146,7 @@ class Workers:
         for slot in self._slots:
             self._ray.kill(slot.actor)
         self._slots = []
-        if self._owns:
-            self._ray.shutdown()
+        self._ray.shutdown()  # of a cluster it takes leave, so that whoever comes next can join it
 
     def _start(self) -> Any:
         """A new worker."""

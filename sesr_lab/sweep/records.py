@@ -20,7 +20,7 @@ IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trial
 """Attributes of a stored study."""
 FINGERPRINT, KEY, OUTCOME, TWIN, REASON = "fingerprint", "key", "outcome", "dedup_of", "reason"
 ERRORS, LOSSES, RUNG = "errors", "lost", "rung"
-DRIVER, PROGRESS = "driver", "progress"
+DRIVER, ATTEMPTS, PROGRESS = "driver", "attempts", "progress"
 EXTRAS, NAMED, RUN_ID = "settings", "enqueued", "run_id"
 """Attributes of a stored trial: settings beside those that are searched, what was asked for by name, and its run's id,
 as version 0.1.0 kept it."""

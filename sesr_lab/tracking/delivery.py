@@ -223,7 +223,10 @@ class Delivery:
     def _numbers(self, run: Outgoing) -> bool:
         if not run.place.run_id and not run.place.refused:
             return self._create(run)
-        self._carry(run, "numbers", next(groups(list(run.numbers))))
+        records = next(groups(list(run.numbers)))
+        if self._is_anothers(run, records):
+            return True
+        self._carry(run, "numbers", records)
         return True
 
     def _upload(self, run: Outgoing, lane: Lane) -> bool:
@@ -234,11 +237,23 @@ class Delivery:
             return True
         record = queue[0]
         try:
+            if self._is_anothers(run, [record]):
+                return True
             self._carry(run, lane, [record])
         except Answer:
             queue.rotate(-1)  # the next one may go
             raise
         return True
+
+    def _is_anothers(self, run: Outgoing, records: list[Record]) -> bool:
+        """Whether some of what waits was dropped, because another machine has gone on with the run since."""
+        if not run.is_to_be_looked_at(records):
+            return False
+        dropped = run.keep_from(self.carrier.attempt(run.place))
+        if dropped:
+            name = run.story.begin.get("name") or run.key
+            logger.info("another machine has gone on with %s: %d writes of this one are dropped", name, dropped)
+        return dropped > 0
 
     def _create(self, run: Outgoing) -> bool:
         """Whether the run has a place in the store now; not while its parent has none."""

@@ -40,6 +40,8 @@ FOLDER_VARIABLE = "SESR_LAB_STATE"
 BLOB_LIMIT_BYTES = 256 * 2**20
 """Beyond this much of one store's waits, pictures and files are dropped, so that there is room for numbers."""
 COUNT_EVERY_S = 2.0
+ATTEMPT = "sesr.attempt"
+"""The tag with the number of the last attempt at a run that several machines may try."""
 DELIVERED, DAMAGED = "delivered", "damaged"
 
 
@@ -66,6 +68,8 @@ class Record:
     kind: str
     content: Mapping[str, Any]
     blob: str = ""
+    attempt: int = 0
+    """Which attempt at the run has written it, where attempts are counted."""
 
 
 class Writer:
@@ -81,7 +85,7 @@ class Writer:
         for record in reader.new():
             self._number = record.number + 1
             self.earlier.append(record)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # a buffer would keep what a full disk did not take
         self._file.truncate(reader.end)  # a kill in the middle of a line: it was never there
         _writers[folder] = self
 
@@ -93,16 +97,19 @@ class Writer:
             ValueError: the writer is closed.
         """
         name = "" if blob is None else f"{self._number}.blob"
-        if blob is not None:
-            (self.folder / name).write_bytes(blob)
         line = _line({"n": self._number, "kind": kind, "content": content, "blob": name})
         start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(line)
-            self._file.flush()
+            if blob is not None:
+                (self.folder / name).write_bytes(blob)
+            while line:
+                line = line[self._file.write(line) :]
         except OSError:
             with suppress(OSError):
                 self._file.truncate(start)
+            if name:
+                with suppress(OSError):
+                    (self.folder / name).unlink()
             raise
         self._number += 1
 
@@ -168,12 +175,22 @@ class Reader:
         )
 
 
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """What is wrong with this machine's disk, in one line."""
+    return StoreError(f"{path}: {error.strerror or error}; free some space, or set {FOLDER_VARIABLE}")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Puts a file in its place at once: a reader, or a kill, finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 class Journals:
@@ -213,7 +230,7 @@ class Journals:
                     return Writer(folder, lock)
                 time.sleep(0.01)
         except OSError as error:
-            raise StoreError(f"{folder}: {error.strerror}; free some space, or set {FOLDER_VARIABLE}") from error
+            raise unwritable(folder, error) from error
         raise RunHeldError(f"run {key}: another process writes to it now; wait for it, or stop it first")
 
     def pending(self) -> list[str]:

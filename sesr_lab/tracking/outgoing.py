@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sesr_lab.tracking.journal import Journals, Reader, Record, append_lines, lines_of
+from sesr_lab.tracking.journal import ATTEMPT, Journals, Reader, Record, append_lines, lines_of
 from sesr_lab.tracking.lock import FileLock
 
 Lane = Literal["numbers", "files", "models"]
 LANES: tuple[Lane, ...] = ("numbers", "files", "models")
+LOOK_AGAIN_S = 5.0
+"""So long nobody looks again whether another machine has gone on with a run."""
 _LANE_OF: dict[str, Lane] = {"picture": "files", "file": "files", "publish": "models"}
 
 
@@ -45,14 +49,18 @@ class Story:
     is_ended: bool = True
     end: str = ""
     """The reason in `sesr.end`."""
+    attempt: int = 0
+    """The last that this machine has made; 0 where attempts are not counted, since no other machine makes any."""
 
     def follow(self, record: Record) -> None:
         """Takes in what a record says of the run as a whole."""
         content = record.content
         if record.kind == "begin":
             self.begin, self.is_ended = content, False
+            self.attempt = int(content.get("tags", {}).get(ATTEMPT, 0))
         elif record.kind == "resume":
             self.is_ended = False
+            self.attempt = int(content.get("attempt", 0))
         elif record.kind == "metrics":
             self.last_step = max(self.last_step, int(content["step"]))
             if content.get("is_result"):
@@ -89,6 +97,7 @@ class Outgoing:
         self._is_released = False
         self.is_ours = False
         """Whether this process may send it."""
+        self._looked_at = float("-inf")
         self._lock = threading.RLock()
         self._sender = FileLock(self.folder / "sender.lock")
         self._reader = Reader(self.folder)
@@ -110,7 +119,10 @@ class Outgoing:
         """Puts what was appended since the last time into the queues."""
         with self._lock:
             for record in self._reader.new():
+                is_of_attempt = not self.story.is_ended or record.kind in ("begin", "resume")
                 self.story.follow(record)
+                attempt = self.story.attempt if is_of_attempt else sys.maxsize  # added to a run that is over
+                record = replace(record, attempt=attempt)  # noqa: PLW2901
                 lane = _LANE_OF.get(record.kind, "numbers")
                 is_sent = record.number <= self._up_to if lane == "numbers" else record.number in self._done
                 if not is_sent:
@@ -150,6 +162,25 @@ class Outgoing:
                         (self.folder / record.blob).unlink()
             if lane == "numbers":
                 self._mark({"up_to": self._up_to})
+
+    def is_to_be_looked_at(self, records: Iterable[Record]) -> bool:
+        """Whether it must be known, before these are sent, that no other machine has gone on with the run."""
+        if not self.story.attempt or not self.place.run_id:
+            return False
+        ends = any(record.kind == "end" for record in records)
+        return ends or time.monotonic() - self._looked_at > LOOK_AGAIN_S
+
+    def keep_from(self, attempt: int) -> int:
+        """Drops what earlier attempts have left: another machine has gone on with the run; how much that is."""
+        with self._lock:
+            self._looked_at = time.monotonic()
+            dropped = 0
+            for lane in LANES:
+                old = [record for record in self.queue(lane) if record.attempt < attempt]
+                dropped += len(old)
+                if old:
+                    self.settle(lane, old)
+        return dropped
 
     def start_over(self) -> None:
         """Forgets that numbers were sent, and where: the store has lost the run."""
@@ -218,9 +249,9 @@ class Outgoing:
             self._sender.release()
 
     def _mark(self, mark: Mapping[str, Any]) -> None:
-        self._follow(mark)
         with suppress(OSError):  # the disk is full: it is sent again, which changes nothing
             append_lines(self.folder / "sent.jsonl", mark)
+        self._follow(mark)  # last: whoever is told of it here may look for it on the disk
 
     def _follow(self, mark: Mapping[str, Any]) -> None:
         if "restart" in mark:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from sesr_lab import faults
-from sesr_lab.tracking.answers import Refused, answer_to
+from sesr_lab.tracking.answers import Gone, Refused, answer_to
 from sesr_lab.tracking.champions import CHECKSUM, WEIGHTS
 from sesr_lab.tracking.experiments import experiment_id
-from sesr_lab.tracking.journal import Record
+from sesr_lab.tracking.journal import ATTEMPT, Record
 from sesr_lab.tracking.outgoing import Outgoing, Place
 from sesr_lab.tracking.publication import publish
 from sesr_lab.tracking.store import is_http
@@ -52,7 +52,8 @@ class Carrier:
             if found is not None:
                 is_this = found.info.start_time == begin["time_ms"]  # else an earlier life has made it
                 last = -1 if is_this else last_step(self.client, found)
-                self.client.update_run(found.info.run_id, status="RUNNING")
+                if run.story.attempt >= _attempt(found):
+                    self._go_on(found.info.run_id, run.story.attempt)
                 return Place(found.info.run_id, found.info.experiment_id, skip_until=last)
             parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
             tags = {**begin["tags"], KEY: run.key, **parent}
@@ -111,7 +112,7 @@ class Carrier:
                 case "begin":
                     pass  # it was made when its place became known
                 case "resume":
-                    self.client.update_run(place.run_id, status="RUNNING")
+                    self._resume(run, int(content.get("attempt", 0)))
                 case "experiment":
                     for key, value in content["values"].items():
                         self.client.set_experiment_tag(place.experiment_id, key, value)
@@ -130,6 +131,14 @@ class Carrier:
                 case _:
                     raise Refused(f"a newer version has written {record.kind}")
 
+    def attempt(self, place: Place) -> int:
+        """The number of the last attempt at the run, by whichever machine; 0 where it is gone, or has none."""
+        try:
+            with self._asking():
+                return _attempt(self.client.get_run(place.run_id))
+        except Gone:  # whoever writes to it finds that out
+            return 0
+
     def artifact(self, run: Outgoing, path: str) -> bytes:
         """The file at `path` among the run's artifacts, be it there already or still on its way."""
         waiting = run.waiting_file(path)
@@ -140,6 +149,16 @@ class Carrier:
             raise Refused(f"the run has no {path}")
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run.place.run_id, path, folder)).read_bytes()
+
+    def _resume(self, run: Outgoing, attempt: int) -> None:
+        if attempt:  # another machine may have logged since
+            run.note(skip_until=last_step(self.client, self.client.get_run(run.place.run_id)))
+        self._go_on(run.place.run_id, attempt)
+
+    def _go_on(self, run_id: str, attempt: int) -> None:
+        self.client.update_run(run_id, status="RUNNING")
+        if attempt:
+            self.client.set_tag(run_id, ATTEMPT, str(attempt))
 
     def _model_input(self, place: Place, model_id: str) -> None:
         from mlflow.entities import LoggedModelInput
@@ -222,6 +241,10 @@ def groups(records: Iterable[Record]) -> Iterator[list[Record]]:
         sizes[record.kind] = sizes.get(record.kind, 0) + size
     if group:
         yield group
+
+
+def _attempt(run: Run) -> int:
+    return int(run.data.tags.get(ATTEMPT, 0))
 
 
 def last_step(client: MlflowClient, run: Run) -> int:

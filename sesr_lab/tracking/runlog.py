@@ -8,13 +8,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sesr_lab.tracking.journal import Journals, Writer
+from sesr_lab.errors import StoreError
+from sesr_lab.tracking.journal import Journals, Writer, unwritable
 from sesr_lab.tracking.outgoing import Story
 from sesr_lab.tracking.publication import Publication
 from sesr_lab.tracking.secrets import hide
@@ -26,7 +28,10 @@ Context = Literal["training", "validation", "testing"]
 
 
 class RunLog:
-    """Writes to one run's journal; it never raises because of a store, and never waits for one."""
+    """Writes to one run's journal; it never raises because of a store, and never waits for one.
+
+    Its methods raise a StoreError where this machine's disk does not take what is written.
+    """
 
     def __init__(
         self,
@@ -136,11 +141,17 @@ class RunLog:
         """Ends the run, `reason` in the tag `sesr.end`, and lets it go. Ends once."""
         if self._writer.is_closed:
             return
-        if reason:
-            self.set_tags({"sesr.end": reason})
-        self._append("end", {"status": status, "reason": reason, "time_ms": now_ms()})
-        self._writer.close()
-        self._tell()
+        try:
+            if reason:
+                self.set_tags({"sesr.end": reason})
+            self._append("end", {"status": status, "reason": reason, "time_ms": now_ms()})
+        finally:
+            self.let_go()
+
+    def break_off(self, status: EndStatus, reason: str) -> None:
+        """Ends the run because something else has failed; where the disk is full too, the next start ends it."""
+        with suppress(StoreError):
+            self.end(status, reason)
 
     def let_go(self) -> None:
         """Leaves the run as it is: what is written from here on is not kept."""
@@ -151,12 +162,13 @@ class RunLog:
         if self._writer.is_closed:
             logger.debug("run %s is over: its %s is not kept", self.key, kind)
             return
+        if blob is not None and not self._journals.has_room_for(len(blob)):
+            logger.warning("lost %s of run %s: too much waits for the store", kind, self.key)
+            return
         try:
-            if blob is not None and not self._journals.has_room_for(len(blob)):
-                raise OSError("too much waits for the store")
             self._writer.append(kind, content, blob)
         except OSError as error:
-            logger.warning("lost %s of run %s: %s", kind, self.key, error.strerror or error)
+            raise unwritable(self._journals.folder, error) from error
         self._tell()
 
 

@@ -15,7 +15,7 @@ from sesr_lab.errors import RunHeldError, StoreAwayError, StoreError
 from sesr_lab.tracking.answers import reporting
 from sesr_lab.tracking.delivery import Delivery
 from sesr_lab.tracking.experiments import experiment_id, put_right
-from sesr_lab.tracking.journal import Journals, state_folder
+from sesr_lab.tracking.journal import ATTEMPT, Journals, state_folder, unwritable
 from sesr_lab.tracking.origin import origin
 from sesr_lab.tracking.outgoing import Outgoing, Story, place_of
 from sesr_lab.tracking.perform import Carrier
@@ -108,10 +108,10 @@ class Tracker(Archive):
             if "experiment" not in story.begin:
                 writer.append("begin", content)
             if is_begun:
-                writer.append("resume", {"time_ms": now_ms()})
+                writer.append("resume", {"time_ms": now_ms(), "attempt": int((tags or {}).get(ATTEMPT, 0))})
         except OSError as error:
             writer.close()
-            raise StoreError(f"{self.journals.folder}: {error.strerror}; free some space") from error
+            raise unwritable(self.journals.folder, error) from error
         self._delivery.add(key)
         log = RunLog(
             key,
@@ -213,7 +213,11 @@ class Tracker(Archive):
             return str(self.client.get_experiment(experiment_id).name)
 
     def reap(self) -> None:
-        """Ends the runs, of whichever store, that were being written on this machine by a process that is gone."""
+        """Ends the runs, of whichever store, that were being written on this machine by a process that is gone.
+
+        Raises:
+            StoreError: this machine's disk cannot be written.
+        """
         for journals in (self.journals, *self.journals.others()):
             for key in journals.pending():
                 if journals.is_free(key) and self._is_lost(journals, key):
@@ -300,10 +304,14 @@ class Tracker(Archive):
         story = Story()
         for record in writer.earlier:
             story.follow(record)
-        if not story.is_ended:
-            writer.append("tags", {"values": {"sesr.end": "lost"}})
-            writer.append("end", {"status": "KILLED", "reason": "lost", "time_ms": last})
-        writer.close()
+        try:
+            if not story.is_ended:
+                writer.append("tags", {"values": {"sesr.end": "lost"}})
+                writer.append("end", {"status": "KILLED", "reason": "lost", "time_ms": last})
+        except OSError as error:
+            raise unwritable(journals.folder, error) from error
+        finally:
+            writer.close()
         if journals is self.journals:
             self._delivery.add(key)
 

@@ -19,7 +19,17 @@ SUFFIXES = (".db", ".sqlite", ".sqlite3")
 ALLOWED = "give a path (optuna.db), sqlite:///PATH, or postgresql://USER@HOST/NAME"
 SECRETS = ("password", "passfile", "sslpassword")
 
-LASTING = ("unable to open", "readonly", "read-only", "not a database", "no such table", "password", "does not exist")
+LASTING = (
+    "unable to open",
+    "readonly",
+    "read-only",
+    "not a database",
+    "no such table",
+    "password",
+    "does not exist",
+    "disk is full",
+    "disk i/o error",
+)
 """Of what a database says when it does not do what it is asked: these do not pass, whoever waits."""
 
 
@@ -97,6 +107,8 @@ def failure(storage_url: str, error: Exception) -> StoreError:
     mend = "check that it can be reached and written"
     if isinstance(error, ImportError):
         mend = f"install {error.name or 'its driver'} (PostgreSQL: pip install 'sesr-lab[postgres]')"
+    elif "disk is full" in reason:
+        mend = "free some space"
     passes = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | exc.PendingRollbackError)
     kind = StoreAwayError if passes and not any(word in str(error).lower() for word in LASTING) else StoreError
     return kind(f"study database {shown(storage_url)}: {reason}; {mend}, or name another with --storage")

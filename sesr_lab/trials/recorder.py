@@ -60,7 +60,7 @@ class Recorder:
 
         Raises:
             ClaimLostError: the network must not be published by this process.
-            StoreError: a checkpoint cannot be written.
+            StoreError: this machine's disk cannot be written.
         """
         if isinstance(event, trial.Finished):
             return self._finish(event)
@@ -69,11 +69,11 @@ class Recorder:
 
     def interrupted(self) -> None:
         """Ends the run where the user, or a store's failure, has stopped it; it goes on from its checkpoint."""
-        self.log.end("KILLED", "interrupted")
+        self.log.break_off("KILLED", "interrupted")
 
     def lost(self) -> None:
         """Ends the run whose worker is gone; it goes on from its checkpoint, elsewhere maybe."""
-        self.log.end("KILLED", "lost")
+        self.log.break_off("KILLED", "lost")
 
     def pruned(self, reason: str, at: Evaluation) -> Outcome:
         """Ends the run of a network that its study gives up; how it stood."""

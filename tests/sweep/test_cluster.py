@@ -5,8 +5,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checker import faults_in
@@ -147,3 +149,71 @@ def test_a_request_to_stop_reaches_every_worker(data: str, tmp_path: Path) -> No
     with pytest.raises(Interrupted):
         sweep(spec, asked, storage(tmp_path), start=workers_of(spec, None))
     assert len(checkpoint.kept()) == len(notebook.begun) == 2
+
+
+class _NodeKiller(Notebook):
+    """Kills a node once the trial on it has left a checkpoint, puts another in its place, and notes what goes on."""
+
+    def __init__(self, cluster: Any, node: Any, key_of: Callable[[str], str]) -> None:
+        super().__init__()
+        self._cluster, self._node, self._key_of = cluster, node, key_of
+        self.workers: dict[str, list[str]] = {}
+        self.lost = ""
+        """The label of the trial whose node was killed."""
+        self.steps: dict[str, list[int]] = {}
+        """Of each trial, since the kill."""
+
+    def begin(self, label: str, worker: str = "") -> None:
+        super().begin(label, worker)
+        self.workers.setdefault(label, []).append(worker)
+
+    def event(self, event: trial.Event, label: str) -> None:
+        if not isinstance(event, Progress):
+            return
+        if self.lost:
+            self.steps.setdefault(label, []).append(event.step)
+        elif len(self.workers) == 2 and self._is_on_node(label) and self._key_of(label) in checkpoint.kept():
+            self.lost = label
+            self._cluster.remove_node(self._node, allow_graceful=False)
+            self._cluster.add_node(num_cpus=1)
+
+    def is_over(self) -> bool:
+        """Whether the lost trial goes on, and the other one does still."""
+        again = self.lost and len(self.workers[self.lost]) == 2 and len(self.begun) == 3
+        return bool(again) and all(len(steps) > 3 for steps in self.steps.values()) and len(self.steps) == 2
+
+    def _is_on_node(self, label: str) -> bool:
+        raylet = self._node.all_processes["raylet"][0].process.pid
+        status = Path(f"/proc/{self.workers[label][0].rpartition(':')[2]}/status").read_text()
+        return f"PPid:\t{raylet}\n" in status
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.faults
+def test_a_trial_whose_node_is_killed_goes_on_from_its_checkpoint_elsewhere_and_others_are_untouched(
+    data: str, tmp_path: Path, clusters: Callable[[], Any]
+) -> None:
+    cluster = clusters()
+    cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1)
+    spec = on_ray(data, steps=100_000_000).changed(trials=2)
+    here, _ = lab(tmp_path)
+
+    def key_of(label: str) -> str:
+        return next((trace.key for trace in here.tracker.trace() if trace.name == label), "")
+
+    killer = _NodeKiller(cluster, node, key_of)
+    watched = replace(here, view=killer, stop=killer.is_over)
+    with pytest.raises(Interrupted):
+        sweep(spec, watched, storage(tmp_path), start=workers_of(spec, cluster.address))
+    (other,) = set(killer.workers) - {killer.lost}
+    assert len(set(killer.workers[killer.lost])) == 2
+    assert len(killer.workers[other]) == 1
+    assert killer.steps[killer.lost][0] > 100, "not from its start"
+    assert killer.steps[other] == sorted(killer.steps[other])
+    assert len([note for note in killer.notes if "its worker was lost" in note]) == 1
+    assert len(checkpoint.kept()) == 2
+    assert here.tracker.flush() == 0
+    runs = here.tracker.runs(tags={"sesr.kind": "trial"})
+    assert [run.tags["sesr.end"] for run in runs] == ["interrupted"] * 2

@@ -4,15 +4,18 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections import deque
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import disk
 import numpy as np
 import pytest
 from mlflow_store import migrated, new_store
 
-from sesr_lab.errors import RunHeldError
+from sesr_lab.errors import RunHeldError, StoreError
 from sesr_lab.tracking import journal
 from sesr_lab.tracking.journal import Journals, Reader
 from sesr_lab.tracking.runs import Tracker, open_store
@@ -118,6 +121,54 @@ def test_what_waits_for_another_store_is_counted_and_left_to_it(tmp_path: Path, 
     assert tracker.delivered(key) is None
     assert list(tracker.waiting_elsewhere().values()) == [3]
     assert steps_in(opened(tmp_path), key) == [1, 2]
+
+
+@pytest.mark.faults
+def test_what_a_full_disk_does_not_take_was_never_there_and_what_it_took_stays(tmp_path: Path) -> None:
+    """A record less and less fits: whichever of its bytes is the first too many, the journal is as it was."""
+    with disk.mounted(tmp_path / "full") as full:
+        journals = Journals(full.folder, "sqlite:///mlflow.db")
+        writer = journals.open(uuid4().hex)
+        kept = []
+        full.leave(2 * 4096)
+        for step in range(200):
+            with suppress(OSError):
+                writer.append("metrics", {"values": {"loss": "x" * 37 * (step % 5)}, "step": step, "time_ms": 1})
+                kept.append(step)
+            with suppress(OSError):
+                writer.append("picture", {"key": "a", "step": step, "time_ms": 1}, b"p" * 9000)
+                pytest.fail("there was no room for that")
+        assert 20 < len(kept) < 200
+        assert list(writer.folder.glob("*.blob")) == []
+        full.free()
+        writer.append("metrics", {"values": {"loss": 1.0}, "step": 200, "time_ms": 1})
+        records = list(Reader(writer.folder).new())
+        assert [record.content["step"] for record in records] == [*kept, 200]
+        assert [record.number for record in records] == list(range(len(records)))
+        writer.close()
+
+
+@pytest.mark.faults
+def test_a_run_on_a_full_disk_says_so_in_a_line_and_ends_when_there_is_room(tmp_path: Path) -> None:
+    shutil.copy(migrated(), tmp_path / "mlflow.db")
+    with disk.mounted(tmp_path / "state") as full:
+        tracker = opened(tmp_path)
+        run = tracker.begin(uuid4().hex, experiment="trials", name="t0001")
+        run.log_metrics({"loss": 1.0}, 1)
+        full.leave(0)
+        steps = iter(range(2, 1000))
+        with pytest.raises(StoreError, match="No space left on device; free some space, or set SESR_LAB_STATE"):
+            deque(map(partial(run.log_metrics, {"loss": 1.0}), steps))
+        run.break_off("KILLED", "interrupted")
+        tracker.close(patience_s=0.0)
+        full.free()
+        again = opened(tmp_path)
+        again.reap()
+        assert steps_in(again, run.key) == list(range(1, next(steps) - 1))
+        place = again.delivered(run.key)
+        assert place is not None
+        assert again.run(place.run_id).status == "KILLED"
+        again.close()
 
 
 # What version 0.1 has left

@@ -199,6 +199,40 @@ def test_a_run_whose_journal_is_gone_is_found_by_its_key_and_logs_no_step_twice(
     assert stored(elsewhere, again).run_id == first.run_id
 
 
+@pytest.mark.parametrize("was_there", [True, False])
+def test_an_attempt_that_another_machine_has_gone_on_with_changes_nothing_when_it_comes_back(
+    tmp_path: Path, was_there: bool
+) -> None:
+    """Each machine has a state folder; `was_there`: the first had made the run before it went."""
+    first, key = new_store(tmp_path), uuid4().hex
+    other = open_store(first.uri, state=tmp_path / "other")
+    if not was_there:
+        first.close()
+    run = first.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "1"})
+    run.log_metrics({"loss": 1.0}, 1)
+    if was_there:
+        assert first.flush() == 0
+        first.close()
+    run.log_metrics({"loss": 2.0}, 2)
+    run.let_go()
+    again = other.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "2"})
+    for step in (1, 2, 3):
+        again.log_metrics({"loss": float(step)}, step)
+    again.end("FINISHED", "finished")
+    assert other.flush() == 0
+
+    back = open_store(first.uri, state=tmp_path / "state")
+    back.reap()
+    assert back.flush() == 0
+    assert history(other, again, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert stored(other, again).status == "FINISHED"
+    assert back.journals.pending() == []
+    with back.adding_to(key) as adding:
+        adding.set_tags({"colour": "green"})
+    assert back.flush() == 0
+    assert stored(other, again).tags["colour"] == "green", "it may still be added to"
+
+
 def test_a_second_life_in_one_process_closes_the_first(tracker: Tracker, run: RunLog) -> None:
     run.log_metrics({"loss": 1.0}, 0)
     again = tracker.begin(run.key, experiment="trials", name="t0001-m5")

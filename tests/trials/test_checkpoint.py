@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import disk
 import pytest
 import torch
 from safetensors.torch import load
@@ -53,6 +54,24 @@ def test_the_last_state_written_is_the_one_that_is_read_and_nothing_else_stays()
         checkpoint.write("r1", {"step": torch.tensor(step)})
     assert checkpoint.read("r1") == {"step": torch.tensor(2)}
     assert len(list(checkpoint.folder().iterdir())) == 1
+
+
+@pytest.mark.faults
+def test_a_state_that_a_full_disk_does_not_take_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
+    big = {"weights": torch.zeros(256, 1024), "step": torch.tensor(8)}  # a MiB
+    with disk.mounted(tmp_path / "state") as full:
+        checkpoint.write("r1", STATE)
+        for room_kib in (0, 16, 900):
+            full.leave(room_kib * 1024)
+            with pytest.raises(StoreError, match="No space left on device; free some space, or set SESR_LAB_STATE"):
+                checkpoint.write("r1", big)
+            found = checkpoint.read("r1")
+            assert found is not None
+            assert all(torch.equal(found[name], value) for name, value in STATE.items())
+            assert len(list(checkpoint.folder().iterdir())) == 1
+        full.free()
+        checkpoint.write("r1", big)
+        assert checkpoint.read("r1")["step"] == 8  # type: ignore[index]
 
 
 def test_runs_do_not_see_each_others_states() -> None:
