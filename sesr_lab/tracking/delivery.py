@@ -10,11 +10,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from sesr_lab.tracking.answers import Answer, Away, Gone, NeedsUser, Refused
 from sesr_lab.tracking.journal import Journals, Record
 from sesr_lab.tracking.outgoing import Lane, Outgoing
+from sesr_lab.tracking.pauses import Pause, Pauses
 from sesr_lab.tracking.perform import BATCHED, Carrier, groups
 from sesr_lab.tracking.secrets import shown
 from sesr_lab.tracking.store import is_http
@@ -23,28 +23,10 @@ logger = logging.getLogger(__name__)
 
 PACE_S = 2.0
 """Numbers are gathered for so long, and then sent together."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 SILENCE_S = 20.0
 """How long the end of a command waits for a server that says nothing at all."""
 _ELSEWHERE_S = 1.0
 """How often it is looked whether another process still delivers a run that this one goes on with."""
-
-
-@dataclass
-class Pause:
-    """When something is tried again, each time later."""
-
-    length_s: float = 0.0
-    until: float = 0.0
-
-    def begin(self) -> None:
-        """It has failed now."""
-        self.length_s = min(max(FIRST_PAUSE_S, 2 * self.length_s), LONGEST_PAUSE_S)
-        self.until = time.monotonic() + self.length_s
-
-    def end(self) -> None:
-        """It has succeeded."""
-        self.length_s = self.until = 0.0
 
 
 class Delivery:
@@ -54,8 +36,7 @@ class Delivery:
         self.journals, self.carrier = journals, carrier
         self.name = shown(journals.uri)
         self._runs: dict[str, Outgoing] = {}
-        self._pauses: dict[tuple[str, Lane], Pause] = {}
-        self._store = Pause()
+        self._pauses = Pauses()
         self.obstacles: dict[str, str] = {}
         """What must be mended before a run can be delivered."""
         self._said: set[str] = set()
@@ -106,14 +87,13 @@ class Delivery:
         """
         started = time.monotonic()
         silence_s = SILENCE_S if is_http(self.journals.uri) else 3 * SILENCE_S  # a database here works for long at most
-        for pause in [self._store, *self._pauses.values()]:
-            pause.until = 0.0
+        self._pauses.cut_short()
         self._hurry.set()
         self.ring()
         try:
             while not is_done():
                 idle_s = time.monotonic() - max(started, self._last_progress)
-                if patience_s is not None and idle_s > (patience_s if self._is_paused() else silence_s):
+                if patience_s is not None and idle_s > (patience_s if self._pauses.is_any() else silence_s):
                     return False
                 if stop() or (limit_s is not None and time.monotonic() - started > limit_s):
                     return False
@@ -122,9 +102,6 @@ class Delivery:
         finally:
             self._hurry.clear()
         return True
-
-    def _is_paused(self) -> bool:
-        return any(pause.length_s for pause in [self._store, *list(self._pauses.values())])
 
     def close(self) -> None:
         """Ends the threads as soon as their present request is answered, and lets go of what waits."""
@@ -165,7 +142,7 @@ class Delivery:
                 self._advance(run, lanes)
             except OSError as error:  # this machine's disk: nothing is lost, and it is tried again
                 self._say(str(error), f"cannot be given what waits in {run.folder}: {error}")
-                self._pause(run, lanes[0]).begin()
+                self._pauses.of(run.key, lanes[0]).begin()
         return self._due(lanes)
 
     def _advance(self, run: Outgoing, lanes: tuple[Lane, ...]) -> None:
@@ -174,9 +151,8 @@ class Delivery:
                 self._forget(run)
             return
         for lane in lanes:
-            pause = self._pause(run, lane)
-            while run.has_work(lane) and self._may_go(lane, pause) and not self._stop.is_set():
-                if not self._send(run, lane, pause):
+            while run.has_work(lane) and self._may_go(run, lane):
+                if not self._send(run, lane, self._pauses.of(run.key, lane)):
                     break
         with self._gate:
             if self._runs.get(run.key) is run and run.put_away():  # the other thread may just have done it
@@ -184,30 +160,24 @@ class Delivery:
                 run.release()
         self._tell()
 
-    def _pause(self, run: Outgoing, lane: Lane) -> Pause:
-        return self._pauses.setdefault((run.key, lane), Pause())
-
     def _due(self, lanes: tuple[Lane, ...]) -> float | None:
         now = time.monotonic()
         waits = []
         for run in list(self._runs.values()):
             if not run.is_ours:
                 waits.append(_ELSEWHERE_S)
-            for lane in lanes:
-                if run.has_work(lane):
-                    until = max(self._pause(run, lane).until, self._store.until if lane == "numbers" else 0.0)
-                    waits.append(max(until - now, 0.05))
+            waits += [max(self._pauses.until(run.key, lane) - now, 0.05) for lane in lanes if run.has_work(lane)]
         return min(waits, default=None)
 
-    def _may_go(self, lane: Lane, pause: Pause) -> bool:
-        return time.monotonic() >= max(pause.until, self._store.until if lane == "numbers" else 0.0)
+    def _may_go(self, run: Outgoing, lane: Lane) -> bool:
+        return time.monotonic() >= self._pauses.until(run.key, lane) and not self._stop.is_set()
 
     def _send(self, run: Outgoing, lane: Lane, pause: Pause) -> bool:
         """Whether the next of the lane went; a pause begins where it did not."""
         try:
             went = self._numbers(run) if lane == "numbers" else self._upload(run, lane)
         except Away as answer:
-            (self._store if lane == "numbers" else pause).begin()
+            (self._pauses.store if lane == "numbers" else pause).begin()
             text = f"does not answer ({answer}); training goes on, and what it logs is kept until the store is back"
             self._say("away" if lane == "numbers" else f"away {lane}", text)
             return False
@@ -354,10 +324,10 @@ class Delivery:
             self._progress.notify_all()
 
     def _back(self, run: Outgoing, lane: Lane, pause: Pause) -> None:
-        if self._store.length_s and lane == "numbers":
+        if self._pauses.store.length_s and lane == "numbers":
             logger.info("%s is back", self.name)
             self._said.discard("away")
-            self._store.end()
+            self._pauses.store.end()
         pause.end()
         self.obstacles.pop(run.key, None)
         self._last_progress = time.monotonic()
