@@ -116,7 +116,7 @@ class Agenda:
     def hopeless(self, start: Start, at: Evaluation) -> str:
         """Why a network is not worth the rest of its training; empty while it is."""
         pruning, number = self.spec.pruning, start.number
-        if pruning is None or number is None or (start.task.config.preset and not pruning.presets):
+        if pruning is None or number is None:
             return ""
         if self.spec.objective == "psnr":
             return self._pruned_by_optuna(pruning, start, number, at)
@@ -131,7 +131,7 @@ class Agenda:
         if number not in rungs:
             own = Rung(start.task.label, at.step, at.score.psnr, untrained(start.task, "pruned", "").cost)
             better = beaten_by(own, rungs.values(), pruning.margin)
-            if better is not None:
+            if better is not None and not _is_spared(start, pruning):
                 reason = f"{own.psnr:.2f} dB at step {own.step}; {better.label}, no dearer, had {better.psnr:.2f}"
                 own = replace(own, given_up=reason)
             rungs[number] = own
@@ -142,7 +142,11 @@ class Agenda:
     def _pruned_by_optuna(self, pruning: Pruning, start: Start, number: int, at: Evaluation) -> str:
         steps = max(at.step, round(at.step / max(at.fraction, 1e-9)))
         self.ledger.report(number, at.step, at.score.psnr)
-        if at.fraction >= 1 or not self.ledger.is_hopeless(number, pruner_of(pruning, steps)):
+        if (
+            at.fraction >= 1
+            or _is_spared(start, pruning)
+            or not self.ledger.is_hopeless(number, pruner_of(pruning, steps))
+        ):
             return ""
         return f"{at.score.psnr:.2f} dB at step {at.step}: given up by Optuna's pruner {pruning.pruner}"
 
@@ -279,3 +283,8 @@ class Agenda:
             study_key=self.belonging.study_key,
             estimate=point.price.estimate,
         )
+
+
+def _is_spared(start: Start, pruning: Pruning) -> bool:
+    """Whether a network is trained to its end, however it stands: others are compared with it all the same."""
+    return bool(start.task.config.preset) and not pruning.presets

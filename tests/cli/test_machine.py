@@ -61,7 +61,14 @@ def test_doctor_says_that_a_study_database_cannot_be_written(typed: Typed, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [{}, {"HOME": "/proc/nope"}, {"HOME": "/"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, marks=pytest.mark.long),
+        {"HOME": "/proc/nope"},
+        pytest.param({"HOME": "/"}, marks=pytest.mark.long),
+    ],
+)
 def test_doctor_does_not_crash_without_a_home(tmp_path: Path, variables: dict[str, str]) -> None:
     done = findings(tmp_path, **variables)
     assert done.returncode in {0, 1}

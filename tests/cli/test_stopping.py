@@ -223,7 +223,7 @@ def is_interrupted(folder: Folder) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGHUP, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint(folder: Folder, number: signal.Signals) -> None:
     process = subprocess.Popen(
         command("sweep", folder.study(trials=1, steps=ENDLESS)),
@@ -258,6 +258,7 @@ def test_a_sweep_of_very_short_trials_hears_a_signal_between_them(folder: Folder
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_terminal_that_is_gone_fails_no_trial(folder: Folder, terminal: Callable[..., Terminal]) -> None:
     """`sesr-lab sweep & disown`, and the window is closed; later somebody asks it to stop."""
     shown = terminal(
@@ -299,6 +300,7 @@ def test_after_the_first_ctrl_c_the_running_trial_finishes_and_no_other_begins(f
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_through_tee_leaves_a_checkpoint(folder: Folder) -> None:
     """tee dies of the same Ctrl-C, and what is said next has no reader."""
     words = ["bash", "-c", '"$@" 2>&1 | tee log', "bash", *command("sweep", folder.study(trials=1, steps=ENDLESS))]
@@ -314,7 +316,15 @@ def test_ctrl_c_through_tee_leaves_a_checkpoint(folder: Folder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ['"$@" 2>&1 | head -n 1', '"$@" 2>&-', '"$@" 2> /dev/full', '"$@" >&- 2>&-'])
+@pytest.mark.parametrize(
+    "shell",
+    [
+        '"$@" 2>&1 | head -n 1',
+        pytest.param('"$@" 2>&-', marks=pytest.mark.long),
+        '"$@" 2> /dev/full',
+        pytest.param('"$@" >&- 2>&-', marks=pytest.mark.long),
+    ],
+)
 def test_a_study_is_finished_whatever_becomes_of_what_it_says(folder: Folder, shell: str) -> None:
     words = command("sweep", folder.study(trials=2, steps=3))
     line = f"set -o pipefail; {shell}"
@@ -348,7 +358,7 @@ def test_a_log_gets_lines_also_where_colour_is_forced(folder: Folder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("columns", [40, pytest.param(80, marks=pytest.mark.long)])
 def test_a_terminal_sees_a_table_as_wide_as_it_is(
     folder: Folder, terminal: Callable[..., Terminal], columns: int
 ) -> None:

@@ -41,7 +41,7 @@ def is_one_line(said: str, *parts: str) -> bool:
     return said.count("\n") == 1 and all(part in said for part in parts)
 
 
-@pytest.mark.parametrize("room_kib", [24, 80])
+@pytest.mark.parametrize("room_kib", [24, pytest.param(80, marks=pytest.mark.long)])
 def test_a_full_disk_stops_a_study_in_a_line_and_with_room_again_it_comes_to_its_end(
     forks: Forks, data: str, tmp_path: Path, small: disk.Disk, room_kib: int
 ) -> None:

@@ -81,6 +81,13 @@ def test_published_networks_are_given_up_only_where_that_is_asked_for(tmp_path: 
         assert [outcome.result for outcome in outcomes] == ["finished", result]
 
 
+def test_others_are_compared_with_published_networks(tmp_path: Path, data: str) -> None:
+    networks = [{"m": 11, "f": 16, "feature_size": 64}, {"m": 12, "f": 32, "feature_size": 8}]
+    outcomes = swept(tmp_path, study(data, trials=2, space={}, enqueue=networks, pruning={}))[0].outcomes
+    assert [outcome.result for outcome in outcomes] == ["finished", "pruned"]
+    assert outcomes[0].label in outcomes[1].reason
+
+
 def test_a_study_of_one_objective_is_pruned_by_optuna(tmp_path: Path, data: str) -> None:
     spec = study(
         data,

@@ -177,7 +177,7 @@ def program(folder: Path, compiler: str, *flags: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kinds", ["address,undefined", "thread"])
 def test_sanitisers_find_nothing(tmp_path: Path, compiler: str, kinds: str) -> None:
     flags = ("-O1", "-g", f"-fsanitize={kinds}", "-fno-sanitize-recover=all", *library.native())
