@@ -3,7 +3,10 @@
 The sampler draws at random, so that both ask for the same networks; every network is really trained, both times. What
 counts is steps, so the machine may do other things meanwhile. Goes on where it was stopped, in the same folder.
 
-    python benchmarks/pruning.py FOLDER [--trials 24] [--steps 400] [--only x2-pareto]
+A network that is trained twice comes to the same scores at each step. So --replay does not train the second time: it
+asks the rule of `pareto` studies about the curves of the first.
+
+    python benchmarks/pruning.py FOLDER [--trials 24] [--steps 400] [--only x2-pareto] [--replay]
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import machine, table
+from mlflow import MlflowClient
 
 from sesr_lab.study.files import built_in
+from sesr_lab.study.spec import Pruning
 from sesr_lab.sweep.ledger import standing
+from sesr_lab.sweep.pruning import Rung, beaten_by
 from sesr_lab.trials.outcome import Outcome
 
 SMALL_X4 = {
@@ -40,6 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--data", default="photos")
     parser.add_argument("--only", choices=STUDIES)
+    parser.add_argument("--replay", action="store_true")
     options = parser.parse_args()
     print(f"{machine()}; {options.data}, {options.steps} steps, a random sampler")
     rows = []
@@ -49,8 +57,12 @@ def main() -> None:
         settings["train"] |= {"steps": options.steps, "data": options.data}
         folders = {each: options.folder / name / each for each in (WHOLE, PRUNED)}
         for each, folder in folders.items():
+            if each == PRUNED and options.replay:
+                continue
             run(settings if each == PRUNED else {**settings, "pruning": None}, folder)
-        rows.append(compared(name, *(outcomes(folder) for folder in folders.values())))
+        whole = outcomes(folders[WHOLE])
+        again = replayed(whole, folders[WHOLE], settings) if options.replay else outcomes(folders[PRUNED])
+        rows.append(compared(name, whole, again))
         table(("study", "networks", "given up", "steps saved", "final set", "of it lost"), rows[-1:])
     table(("study", "networks", "given up", "steps saved", "final set", "of it lost"), rows)
 
@@ -82,6 +94,26 @@ def toml(settings: dict[str, Any]) -> str:
 def outcomes(folder: Path) -> tuple[Outcome, ...]:
     """How the networks of a folder's study ended."""
     return standing(f"sqlite:///{folder / 'optuna.db'}")[0].outcomes
+
+
+def replayed(whole: tuple[Outcome, ...], folder: Path, settings: dict[str, Any]) -> tuple[Outcome, ...]:
+    """How the networks would have ended with pruning, by the curves that they have."""
+    pruning = Pruning(**settings["pruning"])
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs(experiments)}
+    rungs: list[Rung] = []
+    found = []
+    for number, outcome in enumerate(whole):
+        curve = client.get_metric_history(runs[outcome.label], "val/psnr")
+        at = next(point for point in curve if point.step >= pruning.rung * outcome.steps)
+        own = Rung(outcome.label, at.step, at.value, outcome.cost)
+        is_spared = number < len(settings["enqueue"])
+        if beaten_by(own, rungs, pruning.margin) is not None and not is_spared:
+            outcome = replace(outcome, result="pruned", steps=at.step)  # noqa: PLW2901
+        rungs.append(own)
+        found.append(outcome)
+    return tuple(found)
 
 
 def compared(name: str, whole: tuple[Outcome, ...], pruned: tuple[Outcome, ...]) -> tuple[str, ...]:
