@@ -172,11 +172,11 @@ def _set_clock(by_s: float) -> None:
 
 def _hurry(patience_s: float) -> None:
     """Has a server that is away given up at the study's end after so long, and asked again within moments."""
-    from sesr_lab.tracking import delivery
+    from sesr_lab.tracking import delivery, pauses
     from sesr_lab.tracking.runs import Tracker
 
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    delivery.PACE_S, delivery.FIRST_PAUSE_S, delivery.LONGEST_PAUSE_S = 0.1, 0.02, 0.2
+    delivery.PACE_S, pauses.FIRST_PAUSE_S, pauses.LONGEST_PAUSE_S = 0.1, 0.02, 0.2
     for waits in (Tracker.flush, Tracker.close):
         waits.__kwdefaults__["patience_s"] = patience_s
 

@@ -178,10 +178,10 @@ def advice(uri: str, error: Exception) -> str:  # noqa: PLR0911 (one for each ad
             " MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
         )
     if urlsplit(uri).scheme in {"http", "https"}:
-        if "401" in text or "403" in text or "permission" in text or "unauth" in text:
-            return "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         if line_of(error) == NO_ANSWER:
             return "is the MLflow server running? start it, or set MLFLOW_TRACKING_URI"
+        if re.search(r"\b40[13]\b|permission|unauth", text):
+            return "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return "check the server's address, or set MLFLOW_TRACKING_URI"
     if "database is locked" in text:
         return "another program holds the database: close it and try again"

@@ -26,7 +26,7 @@ from sesr_lab.registry.catalog import by_number, champion, load, promote, resolv
 from sesr_lab.registry.version import Version, describe, lineage_of
 from sesr_lab.registry.weights import load_file
 from sesr_lab.study.config import Architecture
-from sesr_lab.tracking import delivery
+from sesr_lab.tracking import pauses
 from sesr_lab.tracking.runs import RunLog, Tracker, open_store
 from sesr_lab.tracking.store import is_http
 
@@ -252,7 +252,7 @@ def test_a_kill_while_a_network_is_published_leaves_one_model_one_version_and_on
         return done
 
     monkeypatch.setattr(mlflow.MlflowClient, killed_after, dies)
-    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(pauses, "FIRST_PAUSE_S", 0.05)
     tracker.publish_kept(run.key, registry.KEPT)
     assert tracker.flush() == 0
     (version,) = versions(tracker)
