@@ -65,6 +65,8 @@ _AWAY_CODES = {
     "ABORTED",
     "CANCELLED",
 }
+_RACE_BY_TEXT = ("unique constraint", "duplicate key")
+"""SQLite's words, and PostgreSQL's."""
 _AWAY_STATUS = {408, 409, 421, 423, 425, 429}
 _USERS_STATUS = {401, 402, 403, 404, 407, 451}
 _USERS_ERRNO = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT}
@@ -93,6 +95,11 @@ def answer_to(error: Exception) -> Answer:  # noqa: PLR0911 (one for each kind o
     if type(error).__module__ == "builtins":  # a mistake in what was written: no store will ever take it
         return Refused(f"{type(error).__name__}: {text}")
     return Away(text)
+
+
+def is_race(answer: Answer) -> bool:
+    """Whether the store has refused a row because another process made it after MLflow had looked."""
+    return _says(answer, _RACE_BY_TEXT)
 
 
 def _of_mlflow(error: Exception, text: str) -> Answer:

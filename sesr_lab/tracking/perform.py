@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from sesr_lab import faults
-from sesr_lab.tracking.answers import Gone, Refused, answer_to
+from sesr_lab.tracking.answers import Gone, Refused, answer_to, is_race
 from sesr_lab.tracking.champions import CHECKSUM, WEIGHTS
 from sesr_lab.tracking.experiments import experiment_id
 from sesr_lab.tracking.journal import ATTEMPT, Record
@@ -105,7 +105,17 @@ class Carrier:
         faults.point("numbers sent")
 
     def single(self, run: Outgoing, record: Record) -> None:
-        """One record of any other kind."""
+        """One record of any other kind; once more where another process has written the same just then."""
+        for is_last in (False, False, True):
+            try:
+                self._single(run, record)
+            except Refused as answer:
+                if is_last or not is_race(answer):
+                    raise
+            else:
+                return
+
+    def _single(self, run: Outgoing, record: Record) -> None:
         place, content = run.place, record.content
         with self._asking():
             match record.kind:

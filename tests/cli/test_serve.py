@@ -43,7 +43,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_another(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_ends_the_ui_and_the_servers_below_it(tmp_path: Path, number: signal.Signals) -> None:
     new_store(tmp_path)
     port = free_port()

@@ -12,6 +12,8 @@ import mlflow
 import pytest
 import torch
 from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow_store import Server, new_store
 from registered import DIV2K, NAME, PHOTOS, facts_of, network_weights, publish, published, run_id_of, start
 from safetensors import safe_open
@@ -577,6 +579,23 @@ def test_processes_that_publish_at_once_agree_on_the_champion(tracker: Tracker, 
     best = resolve(tracker, NAME)
     assert best.psnr_db == max(version.psnr_db for version in known) == 32.5
     assert best.aliases == ("champion", "champion-aaaaaaaa")
+
+
+def test_a_tag_that_another_process_writes_just_then_holds_back_no_network(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter(["(sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_tags.name"])
+    write = mlflow.MlflowClient.set_registered_model_tag
+
+    def collide(client: mlflow.MlflowClient, *tag: str) -> None:
+        if (said := next(refusals, None)) is not None:
+            raise MlflowException(said, error_code=BAD_REQUEST)
+        write(client, *tag)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_tag", collide)
+    assert published(tracker).aliases == ("champion", "champion-aaaaaaaa")
+    assert next(refusals, None) is None
+    assert [version.version for version in versions(tracker)] == [1]
 
 
 @pytest.mark.slow

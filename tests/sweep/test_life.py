@@ -183,7 +183,7 @@ def live(setting: Setting, examples: int) -> None:
 
 
 def test_a_few_lives_of_a_study_come_to_its_end(setting: Setting) -> None:
-    live(setting, examples=2)
+    live(setting, examples=1)
 
 
 @pytest.mark.long
