@@ -28,7 +28,7 @@ from sesr_lab.study.files import built_in
 from sesr_lab.study.spec import Pruning
 from sesr_lab.sweep.ledger import standing
 from sesr_lab.sweep.pruning import Rung, beaten_by
-from sesr_lab.trials.outcome import Outcome
+from sesr_lab.trials.outcome import Outcome, best_of, pareto
 
 SMALL_X4 = {
     "objective": "pareto",
@@ -63,7 +63,6 @@ def main() -> None:
         whole = outcomes(folders[WHOLE])
         again = replayed(whole, folders[WHOLE], settings) if options.replay else outcomes(folders[PRUNED])
         rows.append(compared(name, whole, again))
-        table(("study", "networks", "given up", "steps saved", "final set", "of it lost"), rows[-1:])
     table(("study", "networks", "given up", "steps saved", "final set", "of it lost"), rows)
 
 
@@ -127,15 +126,8 @@ def compared(name: str, whole: tuple[Outcome, ...], pruned: tuple[Outcome, ...])
 
 def final(name: str, outcomes: tuple[Outcome, ...]) -> set[str]:
     """The networks that a study ends with: its Pareto set, or its best where it looks for one."""
-    trained = [each for each in outcomes if each.result == "finished" and each.psnr is not None]
-    if name == "x2-budget":
-        return {max(trained, key=lambda each: each.psnr or 0.0).label}
-    better = [
-        each
-        for each in trained
-        if not any(other.macs_720p <= each.macs_720p and (other.psnr or 0.0) > (each.psnr or 0.0) for other in trained)
-    ]
-    return {each.label for each in better}
+    found = [best_of(outcomes)] if name == "x2-budget" else pareto(outcomes)
+    return {outcome.label for outcome in found if outcome is not None}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__)
+DONE, REFUSED, STOPPED, KILLED = 0, 2, 3, -9
+"""How a driver ends."""
 
 
 class Forks:

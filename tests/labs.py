@@ -22,6 +22,19 @@ from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.outcome import Outcome
 
 TINY = {"m": 1, "f": 4, "feature_size": 8}
+STUDY_FILE = """
+trials = 2
+[space]
+m = [1]
+f = [2, 4]
+feature_size = [8]
+[train]
+data = "{data}"
+steps = 10
+patch = 32
+batch_size = 4
+"""
+"""A study of two small networks, as a user's file has it."""
 
 
 class Notebook:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import photographs, spawn
+from labs import STUDY_FILE, photographs, spawn
 from mlflow.exceptions import MlflowException
 
 import sesr_lab
@@ -124,20 +124,6 @@ def test_a_team_logs_with_passwords_and_a_backup_goes_back_whole(
         other("stop")
 
 
-STUDY = """
-trials = 2
-[space]
-m = [1]
-f = [2, 4]
-feature_size = [8]
-[train]
-data = "{data}"
-steps = 10
-patch = 32
-batch_size = 4
-"""
-
-
 def files_with(secret: str, *folders: Path) -> list[str]:
     """Files below the folders in which a secret stands."""
     found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -146,7 +132,7 @@ def files_with(secret: str, *folders: Path) -> list[str]:
 
 def test_a_study_on_a_teams_stores_keeps_every_password_to_itself(folder: Path, tmp_path: Path) -> None:
     team = Team(folder / "a", binaries())
-    (tmp_path / "tiny.toml").write_text(STUDY.format(data=photographs(tmp_path / "pictures")))
+    (tmp_path / "tiny.toml").write_text(STUDY_FILE.format(data=photographs(tmp_path / "pictures")))
     team("init")
     try:
         team("start")

@@ -95,7 +95,7 @@ class Draws:
         kind = KINDS[self.sampler["class"]]
         sampler = kind(seed=_seed(self.seed, trials, attempt), **self.sampler["arguments"])
         fixed = {key: value for key, value in given.items() if key in self.distributions}
-        # One object of a study keeps what it has read of it once.
+        # Anew for each draw: a study object goes on with the trials that it has read first.
         study = optuna.load_study(storage=self._storage, study_name=self._study.study_name)
         together = sampler.infer_relative_search_space(study, self._asking)
         together = {name: axis for name, axis in together.items() if name not in fixed}

@@ -95,10 +95,12 @@ class Search:
             )
             return next((point for point in drawn if point.fingerprint not in seen), None)
         unseen = [n for n, point in enumerate(self.fitting) if point.fingerprint not in seen]
+        if not unseen:
+            return None
         if len(unseen) > remaining:  # else all of them will be trained, in whatever order
             far = np.abs(self._places - self._place(draw(0, {}))).sum(axis=1)[unseen]
             unseen = [unseen[n] for n in np.flatnonzero(far == far.min())]
-        return self.fitting[chance.choice(unseen)] if unseen else None
+        return self.fitting[chance.choice(unseen)]
 
     def point(self, settings: Settings, named: Settings | None = None) -> Point:
         """The network with these settings.

@@ -1,11 +1,14 @@
-"""What tests of sweeps share: clusters of Ray on this machine."""
+"""What tests of sweeps share: pictures, drivers that can be killed, a PostgreSQL, clusters of Ray on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import postgres
 import pytest
+from forks import Forks
+from labs import photographs
 
 from sesr_lab.sweep.cluster import _QUIET
 
@@ -28,3 +31,33 @@ def clusters() -> Iterator[Callable[[], Any]]:
         yield start
         for cluster in made:
             cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return photographs(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """Drivers in processes of their own."""
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def drivers() -> Iterator[tuple[Forks, Forks]]:
+    """Two that begin at once, or each on a machine of its own."""
+    both = Forks(), Forks()
+    yield both
+    for each in both:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL."""
+    server = postgres.Server()
+    yield server
+    server.remove()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from checker import faults_in
-from labs import Notebook, lab, photographs, storage, study
+from labs import Notebook, lab, storage, study
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.spec import StudySpec
@@ -21,11 +21,6 @@ from sesr_lab.sweep.driver import sweep
 from sesr_lab.training.trainer import Progress
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 def on_ray(data: str, steps: int = 10, **changes: object) -> StudySpec:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from labs import lab, photographs, storage, study
+from labs import lab, storage, study
 from scripted import Scripted
 
 from sesr_lab.study.config import TrialConfig
@@ -18,11 +18,6 @@ def lucky(config: TrialConfig, part: float) -> float:
     """m = 2 is lucky in the search; over seeds m = 3 is better, and m = 1 far behind."""
     luck = 0.5 if (config.m, config.seed) == (2, 0) else 0.0
     return 29.0 + 0.3 * config.m + luck + 0.1 * part - 0.01 * (config.seed % 3)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 def test_the_best_mean_of_several_seeds_is_the_champion(tmp_path: Path, data: str) -> None:

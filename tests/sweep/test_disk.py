@@ -8,26 +8,12 @@ from pathlib import Path
 import disk
 import pytest
 from checker import faults_in, table
-from forks import Forks
-from labs import lab, photographs, spawn
+from forks import REFUSED, Forks
+from labs import STUDY_FILE, lab, spawn
 
 from sesr_lab.trials import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-
-REFUSED = 2
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
@@ -85,24 +71,10 @@ def test_a_disk_that_breaks_stops_a_study_in_a_line_and_another_attempt_comes_to
     assert faults_in(tmp_path, networks=3) == []
 
 
-STUDY = """
-trials = 2
-[space]
-m = [1]
-f = [2, 4]
-feature_size = [8]
-[train]
-data = "{data}"
-steps = 10
-patch = 32
-batch_size = 4
-"""
-
-
 def test_a_command_on_a_full_disk_ends_with_one_line_and_a_status_and_the_same_command_goes_on(
     data: str, tmp_path: Path, small: disk.Disk
 ) -> None:
-    (tmp_path / "tiny.toml").write_text(STUDY.format(data=data))
+    (tmp_path / "tiny.toml").write_text(STUDY_FILE.format(data=data))
     lab(tmp_path)  # the store is there before
     small.leave(24 * 1024)
     refused = spawn(tmp_path, "sweep", "tiny.toml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -385,6 +386,14 @@ def _finished(tmp_path: Path) -> int:
             return int(count) if asked else -1
     except sqlite3.OperationalError:
         return -1
+
+
+def test_nothing_is_waited_for_between_two_trials(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sesr_lab.sweep.driver.IDLE_S", 120.0)
+    here, _ = lab(tmp_path)
+    began = time.monotonic()
+    sweep(study(data, trials=3), here, storage(tmp_path), start=Scripted(lambda config, part: 30.0 + part).start)
+    assert time.monotonic() - began < 120.0
 
 
 def test_how_far_a_trial_is_can_be_seen_from_elsewhere_while_it_runs(

@@ -1,31 +1,15 @@
 """Studies that are killed at every named point, and at random: what the next start makes of them."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checker import faults_in, table
-from forks import Forks
-from labs import photographs
+from forks import KILLED, Forks
 
 from sesr_lab.faults import POINTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-
-KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checker import faults_in, table
-from forks import Forks
-from labs import photographs
+from forks import KILLED, Forks
 
 from sesr_lab.faults import POINTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.faults]
 
-KILLED = -9
 THIRTY = {"trials": 30, "space": {"m": [1, 2, 3], "f": [2, 3, 4, 5, 6, 7, 8, 9, 10, 11], "feature_size": [8]}}
 
 
@@ -25,18 +23,6 @@ def address(clusters: Callable[[], Any]) -> str:
     cluster = clusters()
     cluster.add_node(num_cpus=2)
     return str(cluster.address)
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("point", POINTS)

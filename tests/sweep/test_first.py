@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from checker import curves, faults_in, table
-from forks import Forks
-from labs import lab, photographs
+from forks import KILLED, Forks
+from labs import lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-
-KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 def runs(folder: Path, experiment: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from checker import curves, faults_in, table
-from forks import Forks
+from forks import DONE, KILLED, REFUSED, STOPPED, Forks
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -27,7 +27,6 @@ from sesr_lab.faults import POINTS
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 SPACE = {"m": [1, 2, 3], "f": [2, 4], "feature_size": [8]}
-DONE, REFUSED, STOPPED, KILLED = 0, 2, 3, -9
 numbers = count()
 
 

@@ -8,22 +8,13 @@ from pathlib import Path
 import postgres
 import pytest
 from checker import curves, faults_in, table
-from forks import Forks
-from labs import photographs
+from forks import KILLED, Forks
 from mlflow_store import Server
 from postgres import states
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 EIGHT = {"trials": 8, "space": {"m": [1, 2, 3, 4], "f": [2, 4], "feature_size": [8]}}
-KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[postgres.Server]:
-    server = postgres.Server()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +25,14 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.fixture(scope="module")
-def machines() -> Iterator[tuple[Forks, Forks]]:
-    both = Forks(), Forks()
-    yield both
-    for each in both:
-        each.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
-
-
 @pytest.mark.long
 def test_two_machines_train_each_network_once(
-    database: postgres.Server, mlflow_server: Server, machines: tuple[Forks, Forks], data: str, tmp_path: Path
+    server: postgres.Server, mlflow_server: Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
 ) -> None:
-    case = {"data": data, "study": EIGHT | {"name": "both"}, "storage": database.database()}
-    for number, machine in enumerate(machines):
+    case = {"data": data, "study": EIGHT | {"name": "both"}, "storage": server.database()}
+    for number, machine in enumerate(drivers):
         machine.begin(tmp_path / str(number), **case, uri=mlflow_server.uri, prefix="both", pause_s=0.05)
-    assert [machine.end() for machine in machines] == [0, 0]
+    assert [machine.end() for machine in drivers] == [0, 0]
     store = mlflow_server.folder / "server.db"
     of = {"url": case["storage"], "store": store, "study": "both"}
     assert faults_in(tmp_path, networks=8, prefix="both", **of) == []
@@ -62,17 +40,17 @@ def test_two_machines_train_each_network_once(
 
 
 def test_what_a_killed_machine_had_begun_is_the_others_and_it_changes_nothing_when_it_comes_back(
-    database: postgres.Server, mlflow_server: Server, machines: tuple[Forks, Forks], data: str, tmp_path: Path
+    server: postgres.Server, mlflow_server: Server, drivers: tuple[Forks, Forks], data: str, tmp_path: Path
 ) -> None:
-    url, store = database.database(), mlflow_server.folder / "server.db"
+    url, store = server.database(), mlflow_server.folder / "server.db"
     case = {"data": data, "study": EIGHT | {"name": "dead"}, "storage": url, "uri": mlflow_server.uri, "prefix": "dead"}
     of = {"url": url, "store": store, "study": "dead"}
-    assert machines[0].run(tmp_path / "0", **case, slots=2, fault="score heard:23") == KILLED
+    assert drivers[0].run(tmp_path / "0", **case, slots=2, fault="score heard:23") == KILLED
     assert states(url, "dead").count("RUNNING") == 2
-    assert machines[1].run(tmp_path / "1", **case) == 0
+    assert drivers[1].run(tmp_path / "1", **case) == 0
     assert faults_in(tmp_path, networks=8, prefix="dead", **of) == []
     before = table(tmp_path, store=store, study="dead")
-    assert machines[0].run(tmp_path / "0", **case) == 0
+    assert drivers[0].run(tmp_path / "0", **case) == 0
     assert faults_in(tmp_path, networks=8, prefix="dead", **of) == []
     assert table(tmp_path, store=store, study="dead") == before
     assert [len(curve) for curve in curves(store, study="dead").values()] == [10] * 8

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from labs import lab, photographs, storage, study
+from labs import lab, storage, study
 from scripted import Scripted
 
 from sesr_lab.errors import ConfigError
@@ -42,11 +42,6 @@ def curve(config: TrialConfig, part: float) -> float:
     """Every m has its best f; what is better early is better in the end."""
     fit = 0.3 * abs(config.f - 2 * config.m)
     return 28.0 + 0.5 * config.m**0.5 - fit + 1.5 * part**0.5 + 0.002 * (config.seed % 5)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 def swept(tmp_path: Path, spec: StudySpec) -> tuple[Sweep, Scripted]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import optuna
 import postgres
 import pytest
 from checker import faults_in, table
-from forks import Forks
-from labs import lab, photographs, study, until
+from forks import KILLED, Forks
+from labs import lab, study, until
 from postgres import states
 
 from sesr_lab.sweep import sharing
@@ -29,27 +29,6 @@ from sesr_lab.trials.locks import Locks
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 TWELVE = {"trials": 12, "space": {"m": [1, 2, 3, 4], "f": [2, 4, 6], "feature_size": [8]}}
-KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    server = postgres.Server()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="module")
-def drivers() -> Iterator[tuple[Forks, Forks]]:
-    both = Forks(), Forks()
-    yield both
-    for each in both:
-        each.close()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return photographs(tmp_path_factory.mktemp("pictures"))
 
 
 def test_two_drivers_train_each_network_once_and_both_have_a_part(
