@@ -1,11 +1,12 @@
 """Ways to train compared at the same number of steps: PSNR over seeds, on pictures that nothing was chosen on.
 
     python benchmarks/recipes.py TRAIN_FOLDER [--benchmark FOLDER ...] [--steps 2000] [--seeds 0 1 2]
-        [--ways fast soap fast+copies soap+copies adam] [--preset m5] [--feature-size 256] [--threads 1]
+        [--ways fast paper soap fast+copies soap+copies adam] [--preset m5] [--feature-size 256] [--threads 1]
 
-Ways: `fast` as it is; `soap` and `adam` move the small weights themselves (see small_weights.py) by the same schedule;
-`+copies` trains on copies of the pictures at 0.8 and 0.6 of their size too. Scored on the benchmarks, on TRAIN_FOLDER's
-own hold-out and on those of `photos`. Prints a Markdown table: means over seeds, with the largest less the smallest.
+Ways: `fast` as it is; `paper` for as many steps as see the same number of pixels; `soap` and `adam` move the small
+weights themselves (see small_weights.py) by the schedule of `fast`; `+copies` trains on copies of the pictures at 0.8
+and 0.6 of their size too. Scored on the benchmarks, on TRAIN_FOLDER's own hold-out and on those of `photos`. Prints a
+Markdown table: means over seeds, with the largest less the smallest.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ def main() -> None:
                 pools[copies] = PatchPool(
                     _pairs(train, COPIES if copies else (1.0,)), scale=SCALE, device=torch.device("cpu")
                 )
-            found = [_run(way, steps, seed, pools[copies], scores, options) for seed in options.seeds]
+            count = steps * _pixels(recipe("fast", SCALE)) // _pixels(_recipe(way))
+            found = [_run(way, count, seed, pools[copies], scores, options) for seed in options.seeds]
             seconds = statistics.mean(taken for taken, _ in found)
             values = [[each[name] for _, each in found] for name in scores]
             cells = [f"{statistics.mean(v):.3f} ({max(v) - min(v):.3f})" for v in values]
-            rows.append((way, f"{steps:,}", *cells, f"{seconds:.0f}"))
+            rows.append((way, f"{count:,}", *cells, f"{seconds:.0f}"))
     table(("way", "steps", *scores, "CPU s"), rows)
 
 
@@ -101,9 +103,8 @@ def _run(
     m, f, _ = PRESETS[options.preset]
     torch.manual_seed(seed)
     network = SESR(m=m, f=f, feature_size=options.feature_size, scale=SCALE)
-    settings = recipe("fast", SCALE)
     started = time.process_time()
-    weights = _trained(way.removesuffix("+copies"), network, pool, settings, steps, seed, options.rate)
+    weights = _trained(way.removesuffix("+copies"), network, pool, steps, seed, options.rate)
     taken = time.process_time() - started
     found = {name: score(weights).psnr for name, score in scores.items()}
     told = " ".join(f"{name} {value:.3f}" for name, value in found.items())
@@ -111,11 +112,10 @@ def _run(
     return taken, found
 
 
-def _trained(
-    way: str, network: SESR, pool: PatchPool, settings: Recipe, steps: int, seed: int, rate: float | None
-) -> dict[str, Tensor]:
+def _trained(way: str, network: SESR, pool: PatchPool, steps: int, seed: int, rate: float | None) -> dict[str, Tensor]:
+    settings = _recipe(way)
     run: Callable[[Tensor, list[float]], object]
-    if way == "fast":
+    if way in ("fast", "paper"):
         engine = make_engine("auto", network, pool, settings, steps)
         run, averaged, peak = engine.run, engine.averaged, settings.learning_rate
     else:
@@ -132,6 +132,15 @@ def _trained(
         rates = [settings.learning_rate_at((first + i) / steps) * peak / settings.learning_rate for i in range(count)]
         run(plan, rates)
     return averaged()
+
+
+def _recipe(way: str) -> Recipe:
+    return recipe("paper" if way == "paper" else "fast", SCALE)
+
+
+def _pixels(settings: Recipe) -> int:
+    """Low-resolution pixels of a step."""
+    return settings.batch_size * settings.patch**2
 
 
 if __name__ == "__main__":

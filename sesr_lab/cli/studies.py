@@ -224,8 +224,8 @@ def _show_sweep(result: Sweep, *, as_json: bool) -> None:
     if result.confirmed:
         show_confirmed(result.confirmed)
     next_lines = [
-        "sesr-lab ui                     # the study, its curves, pictures and models in MLflow",
-        f"sesr-lab report {result.study}  # a page with its plots, its best networks' pictures and every trial",
+        f"{'sesr-lab ui':<31} # the study, its curves, pictures and models in MLflow",
+        f"{f'sesr-lab report {result.study}':<31} # a page with its plots, its best networks' pictures and every trial",
     ]
     if result.best is not None:
         next_lines.append(f"sesr-lab evaluate {result.best.model} --benchmark FOLDER --scale {result.best.scale}")

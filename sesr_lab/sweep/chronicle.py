@@ -161,11 +161,12 @@ class Chronicle:
                 self.key,
                 experiment=self.spec.name,
                 name=self.spec.name,
-                params={"objective": self.spec.objective, "trials": self.spec.trials, "sampler": self.spec.sampler},
+                params={"objective": self.spec.objective, "sampler": self.spec.sampler},
                 tags={"sesr.kind": "study", **self.tags, NOTE: self.spec.description, COLOUR: DARK},
             )
         except RunHeldError:
             return None
+        log.set_tags({"sesr.trials": str(self.spec.trials)})  # a parameter could not grow with the study
         if self.spec.target != MACS:
             log.describe_experiment(views(timed=True))
         return log

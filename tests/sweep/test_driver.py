@@ -104,7 +104,9 @@ def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(
 
 
 @pytest.mark.slow
-def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) -> None:
+def test_more_trials_go_on_from_those_that_are_there(
+    tmp_path: Path, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
     sweep(study(data, trials=1), lab(tmp_path)[0], storage(tmp_path))
     here, notebook = lab(tmp_path)
     result = sweep(study(data, trials=3), here, storage(tmp_path))
@@ -112,6 +114,9 @@ def test_more_trials_go_on_from_those_that_are_there(tmp_path: Path, data: str) 
     assert len(result.outcomes) == 3
     study_run = here.tracker.run(result.run_id)
     assert study_run.metrics["trials"] == 3, "not what it was when it had ended before"
+    assert study_run.tags["sesr.trials"] == "3"
+    assert here.tracker.flush() == 0
+    assert "does not take" not in caplog.text
     assert result.best is not None
     assert study_run.metrics["best_psnr"] == pytest.approx(result.best.psnr, abs=1e-4)
 
