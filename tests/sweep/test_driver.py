@@ -112,10 +112,10 @@ def test_more_trials_go_on_from_those_that_are_there(
     result = sweep(study(data, trials=3), here, storage(tmp_path))
     assert len(notebook.begun) == 2
     assert len(result.outcomes) == 3
+    assert here.tracker.flush() == 0
     study_run = here.tracker.run(result.run_id)
     assert study_run.metrics["trials"] == 3, "not what it was when it had ended before"
     assert study_run.tags["sesr.trials"] == "3"
-    assert here.tracker.flush() == 0
     assert "does not take" not in caplog.text
     assert result.best is not None
     assert study_run.metrics["best_psnr"] == pytest.approx(result.best.psnr, abs=1e-4)
