@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from sesr_lab.tracking.answers import Answer, Away, Gone, NeedsUser, Refused
 from sesr_lab.tracking.journal import Journals, Record
-from sesr_lab.tracking.outgoing import Lane, Outgoing
+from sesr_lab.tracking.outgoing import Lane, Outgoing, place_of
 from sesr_lab.tracking.pauses import Pause, Pauses
 from sesr_lab.tracking.perform import BATCHED, Carrier, groups
 from sesr_lab.tracking.secrets import shown
@@ -155,10 +155,18 @@ class Delivery:
                 if not self._send(run, lane, self._pauses.of(run.key, lane)):
                     break
         with self._gate:
-            if self._runs.get(run.key) is run and run.put_away():  # the other thread may just have done it
+            if self._runs.get(run.key) is run and self._is_over(run):  # the other thread may just have let it go
                 self._runs.pop(run.key, None)
                 run.release()
         self._tell()
+
+    def _is_over(self, run: Outgoing) -> bool:
+        """Whether nothing is to be done for the run here: it is put away, or what comes is for others to send.
+
+        A run that has not ended, and that nobody here writes to, may be gone on with by another process, which rings no
+        bell of ours.
+        """
+        return run.put_away() or not (run.waiting or self.journals.writes(run.key))
 
     def _due(self, lanes: tuple[Lane, ...]) -> float | None:
         now = time.monotonic()
@@ -255,9 +263,8 @@ class Delivery:
         run = self._runs.get(key)
         if run is not None:
             return "" if run.place.refused else run.place.run_id or None
-        known = self.journals.summary(key).get("place", {}).get("run_id")
-        if known:
-            return str(known)
+        if known := place_of(self.journals, key).run_id:
+            return known
         found = self.carrier.look_for(key)
         if found is None and (self.journals.folder / key).is_dir():  # another process here is about to make it
             return None

@@ -115,7 +115,8 @@ class Writer:
 
     def close(self) -> None:
         """Lets the run go: another process may have it now."""
-        _writers.pop(self.folder, None)
+        if _writers.get(self.folder) is self:
+            del _writers[self.folder]
         self._file.close()
         self._lock.release()
 
@@ -201,6 +202,7 @@ class Journals:
         self.state = state
         self.folder = folder or _folder_of(state, uri)
         self._counted, self._waiting_bytes = float("-inf"), 0
+        self._opened: dict[str, Writer] = {}
 
     def others(self) -> Iterator[Journals]:
         """Those of the other stores that are kept in the same place, by what may be shown of their URIs."""
@@ -227,11 +229,19 @@ class Journals:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(folder / "writer.lock")
                 if lock.take():
-                    return Writer(folder, lock)
+                    writer = self._opened[key] = Writer(folder, lock)
+                    return writer
                 time.sleep(0.01)
         except OSError as error:
             raise unwritable(folder, error) from error
         raise RunHeldError(f"run {key}: another process writes to it now; wait for it, or stop it first")
+
+    def writes(self, key: str) -> bool:
+        """Whether the run has a writer from here that is still open."""
+        writer = self._opened.get(key)
+        if writer is not None and writer.is_closed:
+            del self._opened[key]
+        return key in self._opened
 
     def pending(self) -> list[str]:
         """The runs that are not put away, the oldest first."""
