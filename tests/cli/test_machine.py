@@ -76,6 +76,7 @@ def test_doctor_does_not_crash_without_a_home(tmp_path: Path, variables: dict[st
     assert "study database" in done.stdout
 
 
+@pytest.mark.slow
 def test_sync_names_other_stores_for_which_something_waits(typed: Typed, tmp_path: Path) -> None:
     tracker = new_store(tmp_path)
     (tmp_path / "other").mkdir()

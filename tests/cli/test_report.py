@@ -12,6 +12,8 @@ from typed import Typed
 
 from sesr_lab.sweep.driver import sweep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def typed(capsys: pytest.CaptureFixture[str]) -> Typed:

@@ -234,6 +234,7 @@ def test_compare_writes_a_sheet_with_the_original(typed: Typed, model: str, tmp_
     assert errors(typed)[0].startswith("in/a.png: ")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     code = (

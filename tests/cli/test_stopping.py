@@ -223,7 +223,8 @@ def is_interrupted(folder: Folder) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGHUP, marks=pytest.mark.long), signal.SIGTERM])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint(folder: Folder, number: signal.Signals) -> None:
     process = subprocess.Popen(
         command("sweep", folder.study(trials=1, steps=ENDLESS)),

@@ -225,6 +225,7 @@ def test_a_result_that_cannot_be_written_is_one_line_and_exits_1() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2> /dev/full"])
 def test_closed_and_full_streams_do_not_change_the_exit_status(redirected: str) -> None:
     done = sesr_lab("cost", redirected=redirected)
@@ -248,6 +249,7 @@ def test_what_is_opened_later_never_gets_a_closed_streams_place(tmp_path: Path) 
     assert subprocess.run(["sh", "-c", line, script], check=False, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [

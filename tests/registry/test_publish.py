@@ -151,6 +151,7 @@ def model_tags(tracker: Tracker) -> dict[str, str]:
     return dict(tracker.client.get_registered_model(NAME).tags)
 
 
+@pytest.mark.slow
 def test_the_list_of_models_says_scale_best_psnr_and_cost(tracker: Tracker) -> None:
     published(tracker, 31.126)
     gmacs = f"{facts_of().costs.macs_720p / 1e9:.2f}"
@@ -168,6 +169,7 @@ def test_the_list_of_models_knows_networks_below_bicubic_too(tracker: Tracker) -
     assert model_tags(tracker)["psnr_db"] == "28.00"
 
 
+@pytest.mark.slow
 def test_the_list_of_models_follows_a_champion_whose_files_are_gone(tracker: Tracker) -> None:
     lost = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -287,6 +289,7 @@ def test_publishing_does_not_change_the_process_s_default_store(
 # Champions
 
 
+@pytest.mark.slow
 def test_the_champion_is_the_best_on_its_data(tracker: Tracker) -> None:
     published(tracker, 30.0)
     assert published(tracker, 31.0, seed=1).aliases == ("champion", "champion-aaaaaaaa")
@@ -315,6 +318,7 @@ def test_nothing_below_bicubic_is_a_champion(tracker: Tracker) -> None:
     assert published(tracker, 29.5, seed=1).aliases == ("champion", "champion-aaaaaaaa")
 
 
+@pytest.mark.slow
 def test_what_an_earlier_version_has_crowned_below_bicubic_loses_its_crown_at_the_next_publication(
     tracker: Tracker,
 ) -> None:
@@ -328,6 +332,7 @@ def test_what_an_earlier_version_has_crowned_below_bicubic_loses_its_crown_at_th
     assert published(tracker, 31.0, DIV2K, seed=2).aliases == ("champion", "champion-bbbbbbbb")
 
 
+@pytest.mark.slow
 def test_a_champion_whose_files_are_gone_is_passed_over_and_the_next_best_is_crowned(tracker: Tracker) -> None:
     lost = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -353,6 +358,7 @@ def test_no_champion_on_data_that_nothing_was_trained_on(tracker: Tracker) -> No
     assert champion(tracker, NAME, DIV2K) is None
 
 
+@pytest.mark.slow
 def test_a_champion_that_is_not_ours_says_what_to_do(tracker: Tracker) -> None:
     published(tracker)
     with tracker.reporting("test"):
@@ -362,6 +368,7 @@ def test_a_champion_that_is_not_ours_says_what_to_do(tracker: Tracker) -> None:
         champion(tracker, NAME, DIV2K)
 
 
+@pytest.mark.slow
 def test_a_deleted_champion_is_succeeded_at_the_next_publication(tracker: Tracker) -> None:
     published(tracker, 31.0)
     tracker.client.delete_model_version(NAME, "1")
@@ -369,6 +376,7 @@ def test_a_deleted_champion_is_succeeded_at_the_next_publication(tracker: Tracke
     assert published(tracker, 30.0, seed=1).aliases == ("champion", "champion-aaaaaaaa")
 
 
+@pytest.mark.slow
 def test_promoting_moves_an_alias(tracker: Tracker) -> None:
     first = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -416,6 +424,7 @@ def test_a_run_without_a_model_says_so(tracker: Tracker) -> None:
     assert version_of_run(tracker, run_id) is None
 
 
+@pytest.mark.slow
 def test_all_versions_are_listed_over_many_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_PAGE", 2)
     for seed in range(3):
@@ -455,6 +464,7 @@ def test_other_peoples_models_are_passed_over_whatever_their_names(tracker: Trac
 # Lineage
 
 
+@pytest.mark.slow
 def test_a_x4_network_names_its_parent_for_good(tracker: Tracker) -> None:
     parent = published(tracker)
     run = start(tracker)

@@ -122,6 +122,7 @@ def test_mlflow_knows_signature_example_and_requirements(tracker: Tracker, model
     assert all(re.fullmatch(r"[a-z]+==[\d.]+", line) for line in pinned), "an index has no local versions"
 
 
+@pytest.mark.slow
 def test_the_requirements_are_all_that_the_model_s_code_imports() -> None:
     program = (
         "import sys, runpy; sys.modules['sesr_lab'] = None; "

@@ -82,6 +82,7 @@ def test_a_float_file_does_what_pytorch_does_at_any_size(shape: dict[str, object
     np.testing.assert_allclose(found, expected(made, batch), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("rgb", [False, True])
 def test_files_are_clean_open_in_size_and_standard(
@@ -131,6 +132,7 @@ def test_a_network_of_nan_is_refused() -> None:
         float_file(named(made))
 
 
+@pytest.mark.slow
 def test_int8_loses_little_and_its_losses_are_evaluates(photos: Sequence[Sample]) -> None:
     made = network(m=3, f=8, scale=2)
     exported = int8_file(named(made), [sample.lr for sample in photos], [("photos", photos)])

@@ -79,6 +79,7 @@ def scores(model: str, bench: Path, tracker: Tracker) -> list[ModelScore]:
     return score_models([model], [bench], scale=2, device=CPU, open_tracker=lambda: tracker, prefix="sesr")
 
 
+@pytest.mark.slow
 def test_a_benchmark_picture_that_was_trained_on_is_named(
     data: Data, bench: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

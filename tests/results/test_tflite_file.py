@@ -38,6 +38,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Sample]:
     return load("photos", scale=2, cache=tmp_path_factory.mktemp("cache")).valid
 
 
+@pytest.mark.slow
 def test_a_tflite_file_is_for_one_size_and_loses_little(photos: Sequence[Sample]) -> None:
     made = tflite_file(named(), [sample.lr for sample in photos], [("photos", photos)], size=Size(48, 32))
     assert run_tflite(made.content, np.full((32, 48), 128, np.uint8)).shape == (64, 96)

@@ -20,6 +20,7 @@ def lucky(config: TrialConfig, part: float) -> float:
     return 29.0 + 0.3 * config.m + luck + 0.1 * part - 0.01 * (config.seed % 3)
 
 
+@pytest.mark.slow
 def test_the_best_mean_of_several_seeds_is_the_champion(tmp_path: Path, data: str) -> None:
     spec = study(data, trials=3, space=SPACE, objective="psnr", confirm={"top": 2, "seeds": 3, "steps": 40})
     executor = Scripted(lucky)

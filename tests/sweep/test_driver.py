@@ -28,6 +28,8 @@ from sesr_lab.trials.locks import Locks
 from sesr_lab.trials.notes import GREY
 from sesr_lab.trials.outcome import Outcome, pareto
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
@@ -94,7 +96,6 @@ def test_a_network_that_leaves_the_pareto_set_turns_grey(tmp_path: Path, data: s
         assert (colour == GREY) is (outcome.label not in result.pareto)
 
 
-@pytest.mark.slow
 def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(tmp_path: Path, data: str) -> None:
     first = sweep(study(data), lab(tmp_path)[0], storage(tmp_path))
     again, notebook = lab(tmp_path)
@@ -103,7 +104,6 @@ def test_running_the_same_study_again_trains_nothing_and_gives_the_same_results(
     assert second.outcomes == first.outcomes
 
 
-@pytest.mark.slow
 def test_more_trials_go_on_from_those_that_are_there(
     tmp_path: Path, data: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,7 +121,6 @@ def test_more_trials_go_on_from_those_that_are_there(
     assert study_run.metrics["best_psnr"] == pytest.approx(result.best.psnr, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_no_network_is_trained_twice_and_a_small_space_ends(tmp_path: Path, data: str) -> None:
     here, notebook = lab(tmp_path)
     result = sweep(study(data, trials=50), here, storage(tmp_path))
@@ -238,7 +237,6 @@ def test_changed_pictures_are_refused(tmp_path: Path, data: str) -> None:
         sweep(spec, lab(tmp_path)[0], storage(tmp_path))
 
 
-@pytest.mark.slow
 def test_the_pareto_set_of_a_finished_study_is_the_list_of_another(tmp_path: Path, data: str) -> None:
     found = sweep(study(data, trials=4), lab(tmp_path)[0], storage(tmp_path))
     spec = study(data, name="next", space={}, candidates="tiny", trials=9)
@@ -346,10 +344,8 @@ def test_standing_names_what_is_stored(tmp_path: Path, data: str) -> None:
         standing(storage(tmp_path), "other")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "steps_seen", [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("steps_seen", [0, 1, 2])
 def test_a_study_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path, data: str, steps_seen: int) -> None:
     (tmp_path / "tiny.toml").write_text(
         f"""

@@ -50,6 +50,7 @@ def swept(tmp_path: Path, spec: StudySpec) -> tuple[Sweep, Scripted]:
     return sweep(spec, lab(tmp_path)[0], storage(tmp_path), start=executor.start), executor
 
 
+@pytest.mark.slow
 def test_pruning_saves_steps_and_loses_no_member_of_the_pareto_set(tmp_path: Path, data: str) -> None:
     space = {"m": [1, 2, 3, 4], "f": [2, 4, 6, 8], "feature_size": [8]}
     whole, all_steps = swept(tmp_path / "whole", study(data, trials=16, space=space))
@@ -68,6 +69,7 @@ def test_pruning_saves_steps_and_loses_no_member_of_the_pareto_set(tmp_path: Pat
     assert pruned.counts["pruned"] == len(given_up)
 
 
+@pytest.mark.slow
 def test_published_networks_are_given_up_only_where_that_is_asked_for(tmp_path: Path, data: str) -> None:
     networks = [{"m": 4, "f": 8, "feature_size": 8}, {"m": 11, "f": 32, "feature_size": 64}]
     for presets, result in ((False, "finished"), (True, "pruned")):
@@ -76,6 +78,7 @@ def test_published_networks_are_given_up_only_where_that_is_asked_for(tmp_path: 
         assert [outcome.result for outcome in outcomes] == ["finished", result]
 
 
+@pytest.mark.slow
 def test_others_are_compared_with_published_networks(tmp_path: Path, data: str) -> None:
     networks = [{"m": 11, "f": 16, "feature_size": 64}, {"m": 12, "f": 32, "feature_size": 8}]
     outcomes = swept(tmp_path, study(data, trials=2, space={}, enqueue=networks, pruning={}))[0].outcomes
@@ -83,6 +86,7 @@ def test_others_are_compared_with_published_networks(tmp_path: Path, data: str) 
     assert outcomes[0].label in outcomes[1].reason
 
 
+@pytest.mark.slow
 def test_a_study_of_one_objective_is_pruned_by_optuna(tmp_path: Path, data: str) -> None:
     spec = study(
         data,

@@ -82,6 +82,7 @@ def test_damaged_marks_are_passed_over_and_nothing_is_stored_twice(tmp_path: Pat
     assert steps_in(opened(tmp_path), key) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_is_one_writers(tmp_path: Path, journals: Journals) -> None:
     key = uuid4().hex
     writer = journals.open(key)

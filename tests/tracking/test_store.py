@@ -214,6 +214,7 @@ print(get_telemetry_client())
 # Another registry than the tracking store's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "registry", ["http://127.0.0.1:9", "databricks-uc", "s3://bucket", "sqlite:////proc/none/x.db"]
 )
@@ -229,12 +230,14 @@ def test_a_registry_that_cannot_take_networks_is_named_at_once(
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_the_tracking_store_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
     assert open_store(uri).client.search_registered_models() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["my project", "50%20", "a#b", "照片", "it's"])
 def test_the_default_store_in_a_folder_of_any_name_is_made_there_and_nowhere_else(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from sesr_lab.training.clock import AwakeClock
 
 ASLEEP = """
@@ -25,6 +27,7 @@ def test_the_clock_goes_as_fast_as_time_while_the_process_runs() -> None:
     assert clock() >= counted
 
 
+@pytest.mark.slow
 def test_time_for_which_the_process_was_stopped_does_not_count() -> None:
     process = subprocess.Popen([sys.executable, "-c", ASLEEP], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -58,6 +58,7 @@ def test_what_is_to_train_in_the_expanded_space_does_so() -> None:
         make_engine("kernel", network(block="expanded"), smooth_pool(2), settings)
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_any_number_of_threads_gives_the_same_weights() -> None:
     pool, settings = smooth_pool(2), recipe("fast", 2, batch_size=19, patch=18)

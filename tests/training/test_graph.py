@@ -53,6 +53,7 @@ def test_what_cannot_be_captured_is_seen(mistake: str) -> None:
         check_capturable(engine, lambda: MISTAKES[mistake](engine))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper", "fast"])
 @pytest.mark.parametrize("kind", [{}, {"m": 0}, {"activation": "relu", "input_residual": False}])
 def test_replayed_steps_are_those_of_the_simple_engine(name: str, kind: dict[str, Any]) -> None:
@@ -66,6 +67,7 @@ def test_replayed_steps_are_those_of_the_simple_engine(name: str, kind: dict[str
         torch.testing.assert_close(engine.averaged()[key], value, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_restart_and_a_resume_replay_the_same_graphs() -> None:
     pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
     plan, rates = pool.plan(0, 0, 40, batch_size=3, patch=18), [1e-3] * 40
@@ -85,6 +87,7 @@ def test_a_restart_and_a_resume_replay_the_same_graphs() -> None:
     torch.testing.assert_close(resumed.run(plan[20:], rates[20:]), losses[20:], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_steps_do_not_depend_on_how_they_are_grouped() -> None:
     pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
     plan, rates = pool.plan(0, 0, 300, batch_size=3, patch=18), [1e-4 + 1e-6 * step for step in range(300)]
@@ -125,6 +128,7 @@ def test_few_launches_make_a_step() -> None:
     assert launches(recorder.calls) <= 105
 
 
+@pytest.mark.slow
 def test_every_architecture_of_a_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = CompileCounter()
     compiles = torch.compile

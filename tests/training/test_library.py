@@ -52,6 +52,7 @@ def test_a_library_is_kept_for_the_processes_that_follow(kept: Path) -> None:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_another_processor_source_or_compiler_asks_for_another_library(
     kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

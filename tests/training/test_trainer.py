@@ -86,6 +86,7 @@ def test_a_checkpoint_holds_plain_tensors_on_the_cpu(pool: PatchPool) -> None:
     assert all(type(value) is Tensor and value.device.type == "cpu" for value in state.values())
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_ends_on_time_and_at_the_lowest_rate(pool: PatchPool) -> None:
     events = list(start(pool, Budget(max_seconds=1.5)))
     last = [e for e in events if isinstance(e, Progress)][-1]
@@ -107,6 +108,7 @@ def test_the_averaged_weights_are_scored(pool: PatchPool) -> None:
     from_weights(scored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_training_lowers_the_loss(pool: PatchPool, engine: EngineName) -> None:
     losses = [loss for _, loss, *_ in curve(list(start(pool, Budget(steps=120), engine=engine)))]

@@ -54,6 +54,7 @@ def test_memory_is_what_the_system_says_that_this_process_and_all_hold() -> None
     assert 0 <= values["cpu_utilization_percentage"] <= 100
 
 
+@pytest.mark.slow
 def test_nothing_is_looked_at_in_the_first_minute_and_then_no_more_often_than_asked() -> None:
     meter = Meter(CPU, Sampling(after_s=60.0, every_s=30.0))
     assert all(meter.look(step, 59.9) is None for step in range(100))
@@ -77,6 +78,7 @@ def config(data: str, **changes: object) -> TrialConfig:
     return TrialConfig.model_validate({**TINY, "data": data, "patch": 32, "batch_size": 4, **changes})
 
 
+@pytest.mark.slow
 def test_a_trial_says_how_it_works_its_machine_at_steps_that_grow(tmp_path: Path) -> None:
     where = replace(trial.place("cpu", "simple"), sampling=OFTEN)
     events = [*trial.run(config(photographs(tmp_path / "p"), max_seconds=4.0), where)]

@@ -20,6 +20,8 @@ from sesr_lab.trials.locks import Lock, Locks
 from sesr_lab.trials.parent import Parents
 from sesr_lab.trials.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
@@ -277,7 +279,6 @@ def task_of(here: Lab, what: TrialConfig) -> Task:
     return Task(what, "train", "child")
 
 
-@pytest.mark.slow
 def test_two_processes_that_need_the_same_parent_train_it_once(tmp_path: Path, data: str) -> None:
     both = [spawn(tmp_path, *_train_x4(data)) for _ in range(2)]
     ended = [process.communicate(timeout=180) for process in both]
@@ -289,7 +290,6 @@ def test_two_processes_that_need_the_same_parent_train_it_once(tmp_path: Path, d
     assert any("waiting for the x2 parent" in errors for _, errors in ended)
 
 
-@pytest.mark.slow
 def test_when_the_process_that_trains_the_parent_is_killed_the_other_takes_over(tmp_path: Path, data: str) -> None:
     first = spawn(tmp_path, *_train_x4(data, steps=3000))
     until(lambda: _training(tmp_path))

@@ -71,6 +71,7 @@ def run_together(made: dict[str, Events]) -> dict[str, list[trial.Event]]:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "simple"])
 def test_trials_in_turns_do_to_the_bit_what_each_does_alone(tmp_path: Path, engine: str) -> None:
     where = trial.place("cpu", engine)

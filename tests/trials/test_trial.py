@@ -46,6 +46,7 @@ def pictures(config: TrialConfig, **options: object) -> list[int]:
     return [event.percent for event in events if isinstance(event, trial.Strip)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [{"steps": 7}, {"steps": 40}, {"max_seconds": 2.0}])
 def test_runs_of_any_length_have_their_pictures_at_the_same_percents(tmp_path: Path, budget: dict[str, float]) -> None:
     config = TrialConfig(**TINY, data=photographs(tmp_path / "p"), patch=32, batch_size=2, **budget)  # type: ignore[arg-type]
