@@ -29,6 +29,8 @@ from sesr_lab.data.folder import split_folder
 from sesr_lab.data.image import downscale, luma, shave, upscale
 from sesr_lab.network.model import SESR
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ("sweep", "train", "evaluate", "cost", "models", "promote", "status", "ui", "sync", "doctor", "data")
 SESR_LAB = (sys.executable, "-m", "sesr_lab")
 
@@ -82,7 +84,6 @@ def test_help_loads_nothing_heavy() -> None:
     assert said.splitlines()[-1] == "set()"
 
 
-@pytest.mark.slow
 def test_help_takes_less_than_0_3_seconds() -> None:
     """Of processor time, the best of five, so that a busy machine does not matter."""
     best = float("inf")
@@ -336,7 +337,6 @@ def test_evaluating_bicubic_opens_no_store(typed: Typed, pictures: Path, tmp_pat
     assert list(tmp_path.iterdir()) == [pictures]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "data check"])
 def test_pictures_that_cannot_be_used_are_named(typed: Typed, tmp_path: Path, command: str) -> None:
     empty, broken = tmp_path / "empty", write(tmp_path / "broken", crops())
@@ -383,7 +383,6 @@ def test_data_check_tells_what_a_source_holds(typed: Typed, pictures: Path) -> N
     assert typed.json("data", "check", f"folder:{pictures}")["fingerprint"] == found["fingerprint"]
 
 
-@pytest.mark.slow
 def test_data_check_names_pictures_that_are_also_in_another_folder(
     typed: Typed, pictures: Path, tmp_path: Path
 ) -> None:
@@ -429,7 +428,6 @@ def test_sweep_lists_the_built_in_studies(typed: Typed) -> None:
     assert all(name in typed.out for name in found)
 
 
-@pytest.mark.slow
 def test_a_dry_run_tells_what_a_study_would_do_and_does_nothing(typed: Typed, tmp_path: Path) -> None:
     found = typed.json("sweep", "x2-pareto", "--dry-run")
     assert (found["networks in the space"], found["trials"], found["first"]) == (180, 40, 5)
@@ -532,7 +530,6 @@ def test_a_trained_network_is_listed_with_its_scores(typed: Typed, trained: Trai
     assert typed.json("models", "--name", "other") == {"models": []}
 
 
-@pytest.mark.slow
 def test_a_network_is_scored_the_same_by_its_run_its_version_its_alias_and_its_file(
     typed: Typed, trained: Trained
 ) -> None:
@@ -568,7 +565,6 @@ def test_the_patch_that_is_suggested_is_the_largest_that_fits(typed: Typed, trai
     assert "use --patch 96 or less" in line
 
 
-@pytest.mark.slow
 def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on_from_there(
     tmp_path: Path, pictures: Path, typed: Typed
 ) -> None:

@@ -19,6 +19,8 @@ from sesr_lab.data.image import downscale
 from sesr_lab.network.model import SESR
 from sesr_lab.sweep.driver import sweep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
@@ -181,7 +183,6 @@ def test_an_exported_file_of_rgb_is_scored_on_the_luma_of_its_picture(typed: Typ
     assert all(abs(a["psnr"] - b["psnr"]) < 0.3 for a, b in list(pairs)[:2])  # RGB is rounded, not luma
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", ["40x36", "640x360"])
 def test_a_tflite_file_scores_what_was_measured_when_it_was_exported(typed: Typed, tmp_path: Path, size: str) -> None:
     file, folder = weights(tmp_path / "tiny.safetensors"), pictures(tmp_path / "set", given=False)
@@ -209,7 +210,6 @@ def test_files_that_are_no_networks_are_one_line(typed: Typed, tmp_path: Path) -
     assert typed.error("upscale", folder, "--model", "none.tflite", "-o", "out") == says
 
 
-@pytest.mark.slow
 def test_scores_and_worst_pictures_are_kept_with_the_run(typed: Typed, tmp_path: Path) -> None:
     there, _ = lab(tmp_path)
     best = sweep(tiny(photographs(tmp_path / "photos"), trials=1), there, storage(tmp_path)).best

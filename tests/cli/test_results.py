@@ -20,6 +20,8 @@ from sesr_lab.data.refusal import MAX_PIXELS
 from sesr_lab.network.model import SESR
 from sesr_lab.tracking.runs import open_store
 
+pytestmark = pytest.mark.slow
+
 PHOTO = np.ascontiguousarray(skimage.data.astronaut()[80:131, 120:187])
 
 
@@ -234,7 +236,6 @@ def test_compare_writes_a_sheet_with_the_original(typed: Typed, model: str, tmp_
     assert errors(typed)[0].startswith("in/a.png: ")
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     code = (
@@ -249,7 +250,6 @@ def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path
     assert list(Path("out").iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_100_megapixels_take_less_than_2_gb(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.tile(skimage.data.astronaut(), (20, 20, 1))[:10_000, :10_000]
@@ -351,7 +351,6 @@ def test_what_is_no_exported_file_is_one_line(typed: Typed, tmp_path: Path) -> N
         assert typed.error("upscale", "a.png", "--model", name, "-o", "out").startswith(says)
 
 
-@pytest.mark.slow
 def test_an_exported_file_is_kept_with_the_run_that_trained_it(typed: Typed, tmp_path: Path) -> None:
     small = ("--m", 1, "--f", 4, "--feature-size", 8, "--steps", 5, "--patch", 32, "--batch-size", 2)
     trained = typed.json("train", *small, "--data", photographs(tmp_path / "data"), "--device", "cpu")

@@ -15,6 +15,8 @@ from sesr_lab.data.folder import paired_rows
 from sesr_lab.data.gallery import Gallery, kept, of_folder
 from sesr_lab.data.leaks import seen
 
+pytestmark = pytest.mark.slow
+
 
 def save(folder: Path, **pictures: Image.Image) -> Path:
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,8 @@ from sesr_lab.tracking import pauses
 from sesr_lab.tracking.runs import RunLog, Tracker, open_store
 from sesr_lab.tracking.store import is_http
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
@@ -151,7 +153,6 @@ def model_tags(tracker: Tracker) -> dict[str, str]:
     return dict(tracker.client.get_registered_model(NAME).tags)
 
 
-@pytest.mark.slow
 def test_the_list_of_models_says_scale_best_psnr_and_cost(tracker: Tracker) -> None:
     published(tracker, 31.126)
     gmacs = f"{facts_of().costs.macs_720p / 1e9:.2f}"
@@ -169,7 +170,6 @@ def test_the_list_of_models_knows_networks_below_bicubic_too(tracker: Tracker) -
     assert model_tags(tracker)["psnr_db"] == "28.00"
 
 
-@pytest.mark.slow
 def test_the_list_of_models_follows_a_champion_whose_files_are_gone(tracker: Tracker) -> None:
     lost = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -289,7 +289,6 @@ def test_publishing_does_not_change_the_process_s_default_store(
 # Champions
 
 
-@pytest.mark.slow
 def test_the_champion_is_the_best_on_its_data(tracker: Tracker) -> None:
     published(tracker, 30.0)
     assert published(tracker, 31.0, seed=1).aliases == ("champion", "champion-aaaaaaaa")
@@ -318,7 +317,6 @@ def test_nothing_below_bicubic_is_a_champion(tracker: Tracker) -> None:
     assert published(tracker, 29.5, seed=1).aliases == ("champion", "champion-aaaaaaaa")
 
 
-@pytest.mark.slow
 def test_what_an_earlier_version_has_crowned_below_bicubic_loses_its_crown_at_the_next_publication(
     tracker: Tracker,
 ) -> None:
@@ -332,7 +330,6 @@ def test_what_an_earlier_version_has_crowned_below_bicubic_loses_its_crown_at_th
     assert published(tracker, 31.0, DIV2K, seed=2).aliases == ("champion", "champion-bbbbbbbb")
 
 
-@pytest.mark.slow
 def test_a_champion_whose_files_are_gone_is_passed_over_and_the_next_best_is_crowned(tracker: Tracker) -> None:
     lost = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -358,7 +355,6 @@ def test_no_champion_on_data_that_nothing_was_trained_on(tracker: Tracker) -> No
     assert champion(tracker, NAME, DIV2K) is None
 
 
-@pytest.mark.slow
 def test_a_champion_that_is_not_ours_says_what_to_do(tracker: Tracker) -> None:
     published(tracker)
     with tracker.reporting("test"):
@@ -368,7 +364,6 @@ def test_a_champion_that_is_not_ours_says_what_to_do(tracker: Tracker) -> None:
         champion(tracker, NAME, DIV2K)
 
 
-@pytest.mark.slow
 def test_a_deleted_champion_is_succeeded_at_the_next_publication(tracker: Tracker) -> None:
     published(tracker, 31.0)
     tracker.client.delete_model_version(NAME, "1")
@@ -376,7 +371,6 @@ def test_a_deleted_champion_is_succeeded_at_the_next_publication(tracker: Tracke
     assert published(tracker, 30.0, seed=1).aliases == ("champion", "champion-aaaaaaaa")
 
 
-@pytest.mark.slow
 def test_promoting_moves_an_alias(tracker: Tracker) -> None:
     first = published(tracker, 31.0)
     published(tracker, 30.0, seed=1)
@@ -424,7 +418,6 @@ def test_a_run_without_a_model_says_so(tracker: Tracker) -> None:
     assert version_of_run(tracker, run_id) is None
 
 
-@pytest.mark.slow
 def test_all_versions_are_listed_over_many_pages(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_PAGE", 2)
     for seed in range(3):
@@ -464,7 +457,6 @@ def test_other_peoples_models_are_passed_over_whatever_their_names(tracker: Trac
 # Lineage
 
 
-@pytest.mark.slow
 def test_a_x4_network_names_its_parent_for_good(tracker: Tracker) -> None:
     parent = published(tracker)
     run = start(tracker)
@@ -563,7 +555,6 @@ for index in range(3):
 """
 
 
-@pytest.mark.slow
 def test_processes_that_publish_at_once_agree_on_the_champion(tracker: Tracker, tmp_path: Path) -> None:
     go, processes = tmp_path / "go", []
     environment = {**os.environ, "PYTHONPATH": str(Path(sesr_lab.__file__).parents[1])}
@@ -608,7 +599,6 @@ def test_a_tag_that_another_process_writes_just_then_holds_back_no_network(
     assert [version.version for version in versions(tracker)] == [1]
 
 
-@pytest.mark.slow
 def test_a_server_keeps_models_as_a_local_store_does(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.start()

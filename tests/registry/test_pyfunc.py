@@ -33,6 +33,8 @@ from sesr_lab.results.inference import of_named
 from sesr_lab.results.upscaling import upscaled
 from sesr_lab.tracking.runs import Tracker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
@@ -122,7 +124,6 @@ def test_mlflow_knows_signature_example_and_requirements(tracker: Tracker, model
     assert all(re.fullmatch(r"[a-z]+==[\d.]+", line) for line in pinned), "an index has no local versions"
 
 
-@pytest.mark.slow
 def test_the_requirements_are_all_that_the_model_s_code_imports() -> None:
     program = (
         "import sys, runpy; sys.modules['sesr_lab'] = None; "
@@ -155,7 +156,6 @@ def test_making_it_one_of_mlflow_s_models_costs_less_than_half_a_second() -> Non
     assert (time.process_time() - before) / 10 < 0.05, "0.5 s are allowed; what is left is for sending the files"
 
 
-@pytest.mark.slow
 def test_mlflow_serves_a_registered_network(tracker: Tracker, tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{NAME}@champion"]

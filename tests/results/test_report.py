@@ -16,6 +16,8 @@ from sesr_lab.errors import ConfigError
 from sesr_lab.results import report as module
 from sesr_lab.results.report import PAGE, TABLE, Report, Study, attach_report, make_report, write_report
 
+pytestmark = pytest.mark.slow
+
 
 class Seen(HTMLParser):
     """Tags in order, and what they load."""
@@ -80,7 +82,6 @@ def test_what_users_wrote_is_text(large: Report) -> None:
     assert "<against>" not in page(large)
 
 
-@pytest.mark.slow
 def test_a_study_that_was_stopped_says_so(large: Report) -> None:
     assert "The study has not finished" in page(large)
     assert "has not finished" not in page(make_report(study(8)))
@@ -95,7 +96,6 @@ def test_the_plots_lie_beside_it_as_png(large: Report) -> None:
     assert sorted(make_report(study(8)).files) == ["history.png", "pareto.png", PAGE, TABLE]  # too few for importances
 
 
-@pytest.mark.slow
 def test_the_csv_has_every_digit() -> None:
     made = study(20)
     rows = list(csv.DictReader(io.StringIO(make_report(made).files[TABLE].decode())))
@@ -108,7 +108,6 @@ def test_the_csv_has_every_digit() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("psnr", [36.0, 20.0])
 def test_one_network_is_enough_and_may_be_below_bicubic(psnr: float) -> None:
     made = page(make_report(Study("one", [trial(3, 16, 256, psnr)], True)))
@@ -124,7 +123,6 @@ def test_a_study_without_a_network_is_one_line() -> None:
         make_report(Study("tiny", [], False))
 
 
-@pytest.mark.slow
 def test_it_is_written_over_an_earlier_one(tmp_path: Path) -> None:
     made = make_report(study(8))
     (tmp_path / "new").mkdir()
@@ -155,7 +153,6 @@ def test_a_report_that_cannot_be_made_is_a_line_and_stops_nothing(monkeypatch: p
     assert not run.files
 
 
-@pytest.mark.slow
 def test_two_hundred_trials_take_no_ten_seconds() -> None:
     made = study(200)
     began = time.process_time()
@@ -163,7 +160,6 @@ def test_two_hundred_trials_take_no_ten_seconds() -> None:
     assert time.process_time() - began < 10.0
 
 
-@pytest.mark.slow
 @pytest.mark.browser
 @browser.needs_chromium
 def test_a_click_on_a_columns_head_sorts_by_it(tmp_path: Path) -> None:

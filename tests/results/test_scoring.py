@@ -23,6 +23,8 @@ from sesr_lab.scores.evaluate import ModelScore
 from sesr_lab.study.config import Architecture
 from sesr_lab.tracking.runs import Tracker
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = Architecture(m=1, f=4, feature_size=8, block="collapsed", scale=2)
 CPU = torch.device("cpu")
 
@@ -79,7 +81,6 @@ def scores(model: str, bench: Path, tracker: Tracker) -> list[ModelScore]:
     return score_models([model], [bench], scale=2, device=CPU, open_tracker=lambda: tracker, prefix="sesr")
 
 
-@pytest.mark.slow
 def test_a_benchmark_picture_that_was_trained_on_is_named(
     data: Data, bench: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

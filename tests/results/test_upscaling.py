@@ -128,6 +128,7 @@ def named(m: int, f: int, scale: int = 2) -> Named:
     return Named("tiny", shape, weights(m=m, f=f, scale=scale).state_dict(), None, lineage_of_file("tiny", "0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "size"),
     [((5, 16), (101, 97)), ((3, 4, 4), (64, 37)), ((1, 12), (7, 130)), ((2, 32), (45, 3)), ((2, 24), (2, 1))],

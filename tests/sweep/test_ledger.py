@@ -22,6 +22,8 @@ from sesr_lab.sweep.search import Point, Search
 from sesr_lab.sweep.storage import Patience, open_storage
 from sesr_lab.trials.locks import Locks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> str:
@@ -105,7 +107,6 @@ def test_an_outcome_that_was_stored_before_a_kill_is_the_one_that_is_told(url: s
     assert trials(url)[0].values == [31.5, 7.0]
 
 
-@pytest.mark.slow
 def test_a_known_network_is_told_what_was_told_before(url: str) -> None:
     book = ledger(url)
     first, second = book.begin(point()), book.begin(point())
@@ -261,7 +262,6 @@ def test_the_sampler_that_a_study_began_with_goes_on_with_its_arguments(url: str
         ledger(url)
 
 
-@pytest.mark.slow
 def test_what_is_drawn_depends_on_what_was_tried_and_not_on_who_draws(url: str) -> None:
     space = {"m": list(range(1, 9)), "f": list(range(1, 9))}
     book = ledger(url, space=space)
@@ -382,7 +382,6 @@ def test_looking_makes_nothing(tmp_path: Path, fresh: str) -> None:
     assert (tmp_path / "optuna.db").read_bytes() == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -415,7 +414,6 @@ def test_a_file_that_is_no_database_or_mlflows_is_told_in_one_line(tmp_path: Pat
         ledger(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-@pytest.mark.slow
 def test_of_many_that_come_first_to_a_new_database_all_find_it_whole(fresh: str) -> None:
     names = [f"study{index}" for index in range(8)]
     with ThreadPoolExecutor(8) as pool:

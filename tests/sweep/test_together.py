@@ -18,6 +18,8 @@ from sesr_lab.sweep.together import Together, turns_of
 from sesr_lab.training.trainer import Checkpoint
 from sesr_lab.trials import trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
@@ -38,7 +40,6 @@ def executor(count: int) -> Together:
     return Together(trial.place("cpu", "simple"), count)
 
 
-@pytest.mark.slow
 def test_as_many_jobs_run_as_there_are_slots_and_each_ends_once(data: str) -> None:
     together = executor(2)
     assert together.free() == 2
@@ -113,7 +114,6 @@ def test_what_breaks_a_job_breaks_it_alone(data: str, tmp_path: Path) -> None:
     assert isinstance(found[-1][1], trial.Finished)
 
 
-@pytest.mark.slow
 def test_a_study_whose_trials_take_turns_comes_to_what_it_comes_to_one_by_one(data: str, tmp_path: Path) -> None:
     found = []
     for name, limits in (("alone", {}), ("turns", {"trials_per_device": 3})):

@@ -17,6 +17,8 @@ from sesr_lab.tracking import reading
 from sesr_lab.tracking.runs import RunInfo, RunLog, Tracker, open_store
 from sesr_lab.tracking.views import page, views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:

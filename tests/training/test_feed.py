@@ -17,7 +17,7 @@ from sesr_lab.training.graph import SLOTS, STEPS_PER_REPLAY, GraphEngine
 from sesr_lab.training.loss import float32_loss
 from sesr_lab.training.recipe import recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SMALL = {"batch_size": 3, "patch": 18}
 SETTINGS = recipe("fast", 2, **SMALL)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ import pytest
 
 from sesr_lab.training import library
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(library.compiler() is None, reason="no C compiler")]
 ROOT = Path(library.__file__).parents[2]
 QUICK = "from sesr_lab.training import library; library.FLAGS = ('-O0', '-fPIC', '-shared', '-pthread')"
 """Compiling is quick where nothing is trained."""
@@ -52,7 +52,6 @@ def test_a_library_is_kept_for_the_processes_that_follow(kept: Path) -> None:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
 
 
-@pytest.mark.slow
 def test_another_processor_source_or_compiler_asks_for_another_library(
     kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
