@@ -27,6 +27,8 @@ SILENCE_S = 20.0
 """How long the end of a command waits for a server that says nothing at all."""
 _ELSEWHERE_S = 1.0
 """How often it is looked whether another process still delivers a run that this one goes on with."""
+_LOOK_AGAIN_S = 5.0
+"""How often it is looked whether another process writes to a run of which something still waits here."""
 
 
 class Delivery:
@@ -152,28 +154,22 @@ class Delivery:
             return
         for lane in lanes:
             while run.has_work(lane) and self._may_go(run, lane):
-                if not self._send(run, lane, self._pauses.of(run.key, lane)):
+                with run.sending():
+                    went = self._send(run, lane, self._pauses.of(run.key, lane))
+                if not went:
                     break
         with self._gate:
-            if self._runs.get(run.key) is run and self._is_over(run):  # the other thread may just have let it go
+            is_known = self._runs.get(run.key) is run  # the other thread may just have let it go
+            if is_known and run.let_go(is_written=self.journals.writes(run.key)):
                 self._runs.pop(run.key, None)
-                run.release()
         self._tell()
-
-    def _is_over(self, run: Outgoing) -> bool:
-        """Whether nothing is to be done for the run here: it is put away, or what comes is for others to send.
-
-        A run that has not ended, and that nobody here writes to, may be gone on with by another process, which rings no
-        bell of ours.
-        """
-        return run.put_away() or not (run.waiting or self.journals.writes(run.key))
 
     def _due(self, lanes: tuple[Lane, ...]) -> float | None:
         now = time.monotonic()
         waits = []
         for run in list(self._runs.values()):
-            if not run.is_ours:
-                waits.append(_ELSEWHERE_S)
+            if not (run.is_ours and self.journals.writes(run.key)):
+                waits.append(_LOOK_AGAIN_S if run.is_ours else _ELSEWHERE_S)
             waits += [max(self._pauses.until(run.key, lane) - now, 0.05) for lane in lanes if run.has_work(lane)]
         return min(waits, default=None)
 
@@ -201,8 +197,8 @@ class Delivery:
     def _numbers(self, run: Outgoing) -> bool:
         if not run.place.run_id and not run.place.refused:
             return self._create(run)
-        records = next(groups(list(run.numbers)))
-        if self._is_anothers(run, records):
+        records = next(groups(list(run.numbers)), [])
+        if not records or self._is_anothers(run, records):  # the other thread may have dropped them
             return True
         self._carry(run, "numbers", records)
         return True
@@ -210,16 +206,15 @@ class Delivery:
     def _upload(self, run: Outgoing, lane: Lane) -> bool:
         if old := run.superseded():
             run.settle("files", old)
-        queue = run.queue(lane)
-        if not queue:
+        record = run.first(lane)
+        if record is None:  # the other thread may have dropped it
             return True
-        record = queue[0]
         try:
             if self._is_anothers(run, [record]):
                 return True
             self._carry(run, lane, [record])
         except Answer:
-            queue.rotate(-1)  # the next one may go
+            run.queue(lane).rotate(-1)  # the next one may go
             raise
         return True
 
@@ -263,8 +258,9 @@ class Delivery:
         run = self._runs.get(key)
         if run is not None:
             return "" if run.place.refused else run.place.run_id or None
-        if known := place_of(self.journals, key).run_id:
-            return known
+        place = place_of(self.journals, key)
+        if place.run_id or place.refused:
+            return "" if place.refused else place.run_id
         found = self.carrier.look_for(key)
         if found is None and (self.journals.folder / key).is_dir():  # another process here is about to make it
             return None
@@ -323,7 +319,8 @@ class Delivery:
     def _forget(self, run: Outgoing) -> None:
         with self._gate:
             run.release()
-            self._runs.pop(run.key, None)
+            if self._runs.get(run.key) is run:
+                self._runs.pop(run.key, None)
         self._tell()
 
     def _tell(self) -> None:

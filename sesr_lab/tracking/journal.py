@@ -23,7 +23,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,8 @@ class Record:
 class Writer:
     """Appends to one run's journal, and keeps its lock."""
 
-    def __init__(self, folder: Path, lock: FileLock) -> None:
-        self.folder, self._lock = folder, lock
+    def __init__(self, folder: Path, lock: FileLock, owner: Journals) -> None:
+        self.folder, self._lock, self.owner = folder, lock, owner
         self.earlier: list[Record] = []
         """What an earlier life has written, that was not put away yet."""
         self._number = 0
@@ -116,7 +116,7 @@ class Writer:
     def close(self) -> None:
         """Lets the run go: another process may have it now."""
         if _writers.get(self.folder) is self:
-            del _writers[self.folder]
+            _writers.pop(self.folder, None)
         self._file.close()
         self._lock.release()
 
@@ -202,7 +202,6 @@ class Journals:
         self.state = state
         self.folder = folder or _folder_of(state, uri)
         self._counted, self._waiting_bytes = float("-inf"), 0
-        self._opened: dict[str, Writer] = {}
 
     def others(self) -> Iterator[Journals]:
         """Those of the other stores that are kept in the same place, by what may be shown of their URIs."""
@@ -229,8 +228,7 @@ class Journals:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(folder / "writer.lock")
                 if lock.take():
-                    writer = self._opened[key] = Writer(folder, lock)
-                    return writer
+                    return Writer(folder, lock, self)
                 time.sleep(0.01)
         except OSError as error:
             raise unwritable(folder, error) from error
@@ -238,10 +236,8 @@ class Journals:
 
     def writes(self, key: str) -> bool:
         """Whether the run has a writer from here that is still open."""
-        writer = self._opened.get(key)
-        if writer is not None and writer.is_closed:
-            del self._opened[key]
-        return key in self._opened
+        writer = _writers.get(self.folder / key)
+        return writer is not None and writer.owner is self
 
     def pending(self) -> list[str]:
         """The runs that are not put away, the oldest first."""
@@ -264,18 +260,24 @@ class Journals:
             for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime_ns):
                 yield entry.name.removesuffix(".json"), _json_in(Path(entry.path))
 
-    def put_away(self, key: str, summary: Mapping[str, Any]) -> bool:
-        """Keeps the summary in place of a run's journal; False if somebody writes to it.
+    def put_away(self, key: str, summary: Callable[[], Mapping[str, Any] | None]) -> bool:
+        """Keeps the summary in place of a run's journal; False if somebody writes to it, or there is none.
 
         The caller holds the run's sender lock.
+
+        Args:
+            summary: asked once nobody can write any more; None where something was written just before.
         """
         folder = self.folder / key
         lock = FileLock(folder / "writer.lock")
         if not lock.take():
             return False
         try:
-            if summary:
-                write_whole(self.folder / DELIVERED / f"{key}.json", json.dumps(summary).encode())
+            kept = summary()
+            if kept is None:
+                return False
+            if kept:
+                write_whole(self.folder / DELIVERED / f"{key}.json", json.dumps(kept).encode())
             gone = self.folder / f"{key}.gone"
             folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)

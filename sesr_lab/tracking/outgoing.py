@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -95,6 +95,8 @@ class Outgoing:
         self.files: deque[Record] = deque()
         self.models: deque[Record] = deque()
         self._is_released = False
+        self._senders = 0
+        """Threads in the middle of a request about it."""
         self.is_ours = False
         """Whether this process may send it."""
         self._looked_at = float("-inf")
@@ -106,14 +108,15 @@ class Outgoing:
 
     def claim(self) -> bool:
         """Whether this process may send it now, its queues filled with what it has not seen yet."""
-        with self._lock, suppress(FileNotFoundError):  # another process has delivered it whole
-            if not self.is_ours and not self._is_released and self._sender.take():
-                self.is_ours = True
-                for mark in lines_of(self.folder / "sent.jsonl"):
-                    self._follow(mark)
-        if self.is_ours:
-            self.read()
-        return self.is_ours
+        with self._lock:
+            with suppress(FileNotFoundError):  # another process has delivered it whole
+                if not self.is_ours and not self._is_released and self._sender.take():
+                    self.is_ours = True
+                    for mark in lines_of(self.folder / "sent.jsonl"):
+                        self._follow(mark)
+            if self.is_ours:
+                self.read()
+            return self.is_ours
 
     def read(self) -> None:
         """Puts what was appended since the last time into the queues."""
@@ -127,6 +130,11 @@ class Outgoing:
                 is_sent = record.number <= self._up_to if lane == "numbers" else record.number in self._done
                 if not is_sent:
                     self.queue(lane).append(record)
+
+    def first(self, lane: Lane) -> Record | None:
+        """The oldest that waits in that lane."""
+        with self._lock:
+            return next(iter(self.queue(lane)), None)
 
     def queue(self, lane: Lane) -> deque[Record]:
         """What waits in that lane, the oldest first."""
@@ -222,14 +230,43 @@ class Outgoing:
                 if record.kind == "file" and record.number < last[record.content["path"]]
             ]
 
-    def put_away(self) -> bool:
-        """Whether all of it was delivered, and only its summary is kept now."""
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Inside, a thread asks something of the store, and no other lets the run go."""
+        with self._lock:
+            self._senders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._senders -= 1
+
+    def let_go(self, *, is_written: bool) -> bool:
+        """Whether nothing is to be done for it here: it is put away, or others may send what comes.
+
+        A run that has not ended, and that nobody here writes to, may be gone on with by another process, of whose
+        writing nobody is told here.
+
+        Args:
+            is_written: whether somebody here wrote to it just before; whatever was written then is seen now.
+        """
         with self._lock:
             self.read()
-            if self.waiting or not self.story.is_ended:
+            if self.waiting or self._senders:
                 return False
-            is_known = bool(self.story.begin or self.place.run_id)
-            return self.journals.put_away(self.key, self.summary() if is_known else {})
+            if self.story.is_ended and not self.journals.put_away(self.key, self._last_summary):
+                return False
+            if not self.story.is_ended and is_written:
+                return False
+            self.release()
+            return True
+
+    def _last_summary(self) -> dict[str, Any] | None:
+        """What is kept in place of the journal; None where that has more than was delivered."""
+        self.read()
+        if self.waiting or not self.story.is_ended:
+            return None
+        return self.summary() if self.story.begin or self.place.run_id else {}
 
     def summary(self) -> dict[str, Any]:
         """What stays of the run: where it is, what it was, and how it ended."""

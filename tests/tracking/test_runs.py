@@ -243,26 +243,6 @@ def test_a_second_life_in_one_process_closes_the_first(tracker: Tracker, run: Ru
     assert history(tracker, again, "loss") == [(0, 1.0), (1, 0.5)]
 
 
-@pytest.mark.parametrize("delivered_first", [True, False])
-def test_who_goes_on_with_a_run_delivers_it_though_who_let_it_go_lives_on(
-    tracker: Tracker, run: RunLog, tmp_path: Path, delivered_first: bool
-) -> None:
-    run.log_metrics({"loss": 1.0}, 0)
-    if delivered_first:
-        assert tracker.flush() == 0
-        run.let_go()
-        tracker.flush()
-    other = open_store(tracker.uri, state=tmp_path / "state")
-    again = other.begin(run.key, experiment="trials", name="t0001-m5")
-    again.log_metrics({"loss": 0.5}, 1)
-    deadline = time.monotonic() + 20
-    while len(found := history(other, again, "loss")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    again.log_metrics({"loss": 0.25}, 2)
-    assert found == [(0, 1.0), (1, 0.5)]
-    assert history(other, again, "loss") == [*found, (2, 0.25)], "whose delivery it is now"
-
-
 @pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
 def test_pictures_are_stored_as_the_ui_reads_them(tracker: Tracker, run: RunLog, shape: tuple[int, ...]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
