@@ -142,9 +142,11 @@ class Delivery:
         for run in list(self._runs.values()):
             try:
                 self._advance(run, lanes)
-            except OSError as error:  # this machine's disk: nothing is lost, and it is tried again
-                self._say(str(error), f"cannot be given what waits in {run.folder}: {error}")
-                self._pauses.of(run.key, lanes[0]).begin()
+            except Exception as error:  # this machine's disk, or what nobody foresaw: nothing is lost, others go on
+                reason = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                self._say(reason, f"cannot be given what waits in {run.folder}: {reason}; it is tried again")
+                for lane in lanes:
+                    self._pauses.of(run.key, lane).begin()
         return self._due(lanes)
 
     def _advance(self, run: Outgoing, lanes: tuple[Lane, ...]) -> None:

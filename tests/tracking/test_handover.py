@@ -154,6 +154,26 @@ def test_a_run_is_not_let_go_while_a_request_about_it_is_on_its_way(tracker: Tra
     assert outgoing.let_go(is_written=False)
 
 
+def test_what_nobody_foresaw_holds_up_no_other_run_and_is_tried_again(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch, failed = tracker._carrier.batch, []
+
+    def fail_once(place: Place, records: list[Record]) -> None:
+        if not failed:
+            failed.append(place.run_id)
+            raise KeyError("surprise")
+        batch(place, records)
+
+    monkeypatch.setattr(tracker._carrier, "batch", fail_once)
+    begun(tracker).log_metrics({"loss": 1.0}, 0)
+    begun(tracker, OTHER).log_metrics({"loss": 1.0}, 0)
+    becomes(lambda: losses(tracker), [(0, 1.0)])
+    becomes(lambda: tracker.waiting, 0)
+    assert failed
+    assert "KeyError" in caplog.text
+
+
 def test_one_trackers_writer_is_no_others(tracker: Tracker, other: Tracker) -> None:
     run = begun(tracker)
     assert (tracker.journals.writes(KEY), other.journals.writes(KEY)) == (True, False)
