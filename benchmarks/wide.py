@@ -4,7 +4,7 @@ Whole commands, in turns, each in a folder of its own; the medians of some round
 first trial's start to the last one's end, as MLflow has it; a slot idles from a trial's end to the next one's, less
 what that one took to train and to be scored. Needs a machine that does nothing else.
 
-    python benchmarks/wide.py [--rounds 3] [--trials 8] [--steps 400] [--preset m5]
+    python benchmarks/wide.py [--rounds 3] [--trials 8] [--steps 400] [--m 5]
 """
 
 from __future__ import annotations
