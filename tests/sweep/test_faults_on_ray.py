@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,12 @@ def test_fifty_random_kills_give_the_scores_of_an_undisturbed_study(
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     calm.mkdir()
     rough.mkdir()
+    began = time.monotonic()
     assert forks.run(calm, **case) == 0
-    chance = random.Random(0)
+    whole_s, chance = time.monotonic() - began, random.Random(0)
     kills, status = 0, KILLED
     while kills < 50 and status == KILLED:
-        status = forks.run(rough, **case, kill_after_s=4.0 + 12.0 * chance.random())
+        status = forks.run(rough, **case, kill_after_s=whole_s * chance.uniform(0.1, 0.4))
         assert status in (0, KILLED)
         kills += status == KILLED
     assert kills >= 5, "the study was over before it had been disturbed"
