@@ -7,7 +7,6 @@ A network that is trained twice comes to the same scores at each step. So --repl
 asks the rule of `pareto` studies about the curves of the first.
 
     python benchmarks/pruning.py FOLDER [--trials 24] [--steps 400] [--only x2-pareto] [--replay]
-        [--workers 2]
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ def main() -> None:
     parser.add_argument("--data", default="photos")
     parser.add_argument("--only", choices=STUDIES)
     parser.add_argument("--replay", action="store_true")
-    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     print(f"{machine()}; {options.data}, {options.steps} steps, a random sampler")
     rows = []
@@ -61,7 +59,7 @@ def main() -> None:
         for each, folder in folders.items():
             if each == PRUNED and options.replay:
                 continue
-            run(settings if each == PRUNED else {**settings, "pruning": None}, folder, options.workers)
+            run(settings if each == PRUNED else {**settings, "pruning": None}, folder)
         whole = outcomes(folders[WHOLE])
         again = replayed(whole, folders[WHOLE], settings) if options.replay else outcomes(folders[PRUNED])
         rows.append(compared(name, whole, again))
@@ -73,12 +71,11 @@ def settings_of(name: str) -> dict[str, Any]:
     return tomllib.loads(built_in()[name].read_text()) if name in built_in() else json.loads(json.dumps(SMALL_X4))
 
 
-def run(settings: dict[str, Any], folder: Path, workers: int) -> None:
+def run(settings: dict[str, Any], folder: Path) -> None:
     """Runs the study to its end in a folder of its own, with the command that everybody uses."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.toml").write_text(toml(settings))
     command = [sys.executable, "-m", "sesr_lab", "sweep", "study.toml", "--json"]
-    command += ["--workers", str(workers)] if workers > 1 else []
     with (folder / "sweep.json").open("w") as out, (folder / "sweep.log").open("a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=folder, env=environment, stdout=out, stderr=log, check=True)
