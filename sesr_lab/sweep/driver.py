@@ -75,35 +75,35 @@ def sweep(
 
 def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executor] | None) -> tuple[Sweep, Chronicle]:
     """One study to its end; where it stands then, and what has written it down."""
-    # What can be wrong is looked at before pictures are prepared, and before anything is stored.
+    # What can be wrong, workers that do not fit too, is looked at before pictures are prepared and anything is stored.
     search = Search(spec, _candidates(spec, storage))
     lab.tracker.check_experiment(spec.name)
     patience = Patience(storage, lab.view.note, partial(_heed_stop, spec, lab))
-    with closing(share_of(spec.name, lab.locks, patience)) as share:
+    with (
+        closing(share_of(spec.name, lab.locks, patience)) as share,
+        closing(Inline(lab.where) if start is None else start(lab)) as executor,
+    ):
         fingerprint = _load_pictures(spec, lab)
         with share.asking():
             ledger = Ledger(spec, storage, patience)
             _check_pictures(spec, ledger, fingerprint)
-        with closing(Inline(lab.where) if start is None else start(lab)) as executor:
-            reap(lab)
-            with share.asking():
-                chronicle, budget = (
-                    Chronicle(spec, lab, ledger),
-                    budget_of(spec, ledger.attribute(SPENT), time.monotonic),
-                )
-            belonging = Belonging(chronicle.tags, chronicle.key)
-            agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, share=share, belonging=belonging)
-            repair = Repair(lab, ledger, budget, spec.retries)
-            try:
+        reap(lab)
+        with share.asking():
+            chronicle = Chronicle(spec, lab, ledger)
+            budget = budget_of(spec, ledger.attribute(SPENT), time.monotonic)
+        belonging = Belonging(chronicle.tags, chronicle.key)
+        agenda = Agenda(spec, lab, search=search, ledger=ledger, budget=budget, share=share, belonging=belonging)
+        repair = Repair(lab, ledger, budget, spec.retries)
+        try:
+            _Driver(lab, agenda, repair, executor).drive()
+            while (result := _end(agenda, chronicle)) is None:
                 _Driver(lab, agenda, repair, executor).drive()
-                while (result := _end(agenda, chronicle)) is None:
-                    _Driver(lab, agenda, repair, executor).drive()
-            except BaseException as error:
-                chronicle.broke_off(error)
-                raise
-            finally:
-                if spec.timeout is not None or spec.device_hours is not None:
-                    ledger.set_attribute(SPENT, budget.kept(ledger.attribute(SPENT)))
+        except BaseException as error:
+            chronicle.broke_off(error)
+            raise
+        finally:
+            if spec.timeout is not None or spec.device_hours is not None:
+                ledger.set_attribute(SPENT, budget.kept(ledger.attribute(SPENT)))
         return result, chronicle
 
 

@@ -18,6 +18,7 @@ from sesr_lab.errors import ConfigError
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep.cluster import workers_of
 from sesr_lab.sweep.driver import sweep
+from sesr_lab.sweep.ledger import standing
 from sesr_lab.training.trainer import Progress
 from sesr_lab.trials import checkpoint, trial
 from sesr_lab.trials.lab import Interrupted
@@ -71,6 +72,7 @@ def test_what_this_machine_cannot_hold_is_an_error_and_no_wait(
     spec = on_ray(data).changed(**asked)
     with pytest.raises(ConfigError, match=says):
         sweep(spec, lab(tmp_path)[0], storage(tmp_path), start=workers_of(spec, None))
+    assert standing(storage(tmp_path)) == []  # what was not begun is not stored
 
 
 @pytest.mark.slow
