@@ -73,7 +73,8 @@ class Story:
     def summary(self) -> dict[str, Any]:
         """What stays of it once the run is delivered."""
         kept = {name: self.begin.get(name, empty) for name, empty in (("name", ""), ("tags", {}))}
-        return {**kept, "last_step": self.last_step, "pictured": self.pictured, "result": self.result, "end": self.end}
+        reached = {"last_step": self.last_step, "pictured": self.pictured, "result": self.result}
+        return {**kept, **reached, "end": self.end, "attempt": self.attempt}
 
     def remember(self, summary: Mapping[str, Any]) -> None:
         """Takes over what an earlier life has left."""
@@ -82,6 +83,12 @@ class Story:
         self.pictured = dict(summary.get("pictured", {}))
         self.result = dict(summary.get("result", {}))
         self.end = str(summary.get("end", ""))
+        self.attempt = int(summary.get("attempt", 0))
+
+    def go_on_as(self, attempt: int) -> None:
+        """Another attempt is about to begin: after one of another machine, what this one wrote may never be sent."""
+        if attempt > self.attempt + 1:
+            self.last_step, self.pictured, self.result = -1, {}, {}
 
 
 class Outgoing:

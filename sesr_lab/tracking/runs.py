@@ -97,6 +97,8 @@ class Tracker(Archive):
         for record in writer.earlier:
             is_begun = is_begun or record.kind == "begin"
             story.follow(record)
+        attempt = int((tags or {}).get(ATTEMPT, 0))
+        story.go_on_as(attempt)
         content = {
             "experiment": experiment,
             "name": name,
@@ -108,7 +110,7 @@ class Tracker(Archive):
             if "experiment" not in story.begin:
                 writer.append("begin", content)
             if is_begun:
-                writer.append("resume", {"time_ms": now_ms(), "attempt": int((tags or {}).get(ATTEMPT, 0))})
+                writer.append("resume", {"time_ms": now_ms(), "attempt": attempt})
         except OSError as error:
             writer.close()
             raise unwritable(self.journals.folder, error) from error

@@ -235,6 +235,55 @@ def test_an_attempt_that_another_machine_has_gone_on_with_changes_nothing_when_i
     assert stored(other, again).tags["colour"] == "green", "it may still be added to"
 
 
+@pytest.mark.parametrize("was_put_away", [True, False])
+def test_a_third_attempt_on_the_first_machine_logs_what_that_one_had_written_and_never_sent(
+    tmp_path: Path, was_put_away: bool
+) -> None:
+    first, key = new_store(tmp_path), uuid4().hex
+    run = first.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "1"})
+    run.log_metrics({"loss": 1.0}, 1)
+    assert first.flush() == 0
+    first.close()
+    for step in (2, 3, 4, 5):
+        run.log_metrics({"loss": float(step)}, step)
+    run.log_result({"loss_best": 4.0}, 4)
+    run.let_go()
+    other = open_store(first.uri, state=tmp_path / "other")
+    second = other.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "2"})
+    for step in (1, 2, 3):
+        second.log_metrics({"loss": float(step)}, step)
+    assert other.flush() == 0
+    second.let_go()
+    other.close()
+
+    back = open_store(first.uri, state=tmp_path / "state")
+    if was_put_away:
+        back.reap()
+        assert back.flush() == 0
+        assert back.journals.pending() == []
+    third = back.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "3"})
+    for step in (3, 4, 5, 6):
+        third.log_metrics({"loss": float(step)}, step)
+    third.log_result({"loss_best": 4.0}, 4)
+    third.end("FINISHED", "finished")
+    assert history(back, third, "loss") == [(step, float(step)) for step in range(1, 7)]
+    assert history(back, third, "loss_best") == [(4, 4.0)]
+
+
+def test_the_next_attempt_on_the_same_machine_repeats_nothing(tmp_path: Path) -> None:
+    """Also after its journal was put away."""
+    store, key = new_store(tmp_path), uuid4().hex
+    for attempt, last in ((1, 3), (2, 5), (3, 6)):
+        run = store.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": str(attempt)})
+        for step in range(1, last + 1):
+            run.log_metrics({"loss": float(step)}, step)
+        run.log_result({"loss_best": 1.0}, 2)
+        run.end("KILLED", "lost")
+        assert store.flush() == 0
+    assert history(store, run, "loss") == [(step, float(step)) for step in range(1, 7)]
+    assert history(store, run, "loss_best") == [(2, 1.0)]
+
+
 def test_a_second_life_in_one_process_closes_the_first(tracker: Tracker, run: RunLog) -> None:
     run.log_metrics({"loss": 1.0}, 0)
     again = tracker.begin(run.key, experiment="trials", name="t0001-m5")
