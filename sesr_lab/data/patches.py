@@ -121,6 +121,7 @@ def _room(device: torch.device) -> float:
     """Bytes that a training set may take on a device: what is free, less a part for training itself."""
     if device.type != "cuda":
         return math.inf
+    torch.cuda.empty_cache()  # what earlier trials have used and PyTorch keeps is free as well
     free, _ = torch.cuda.mem_get_info(device)
     return free * RESIDENT_PART
 

@@ -19,6 +19,7 @@ from sesr_lab.registry.version import Version
 from sesr_lab.results.interpolation import REACH, enlarged, rows_around
 from sesr_lab.results.onnx_session import PREFIX, open_session
 from sesr_lab.tracking.runs import Tracker
+from sesr_lab.training import cores
 
 Planes = NDArray[np.float32]
 
@@ -125,6 +126,7 @@ def _bicubic(scale: int) -> Network:
 
 def of_named(named: Named) -> Network:
     """A registered network, or one of a weights file, collapsed."""
+    cores.limit_torch()
     collapsing = from_weights(named.weights)
     run, name = runner(collapsing), named.architecture.name
     return Network(named.name, collapsing.scale, radius_of(collapsing), 1, run, named.version, name)

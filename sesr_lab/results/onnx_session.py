@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from sesr_lab.errors import ModelError
 from sesr_lab.targets.onnx_tools import onnxruntime_package
+from sesr_lab.training import cores
 
 Batch = NDArray[np.float32]
 
@@ -32,7 +34,7 @@ def open_session(source: str | bytes, *, threads: int = 0) -> Session:
     """A session of a file, or of its content.
 
     Args:
-        threads: that ONNX Runtime takes; 0 leaves it to it.
+        threads: that ONNX Runtime takes; 0 leaves it to it, unless this process may use a part of the cores only.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -43,7 +45,8 @@ def open_session(source: str | bytes, *, threads: int = 0) -> Session:
     if isinstance(source, str) and not Path(source).is_file():
         raise ModelError(f"{label}: there is no such file")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
+    is_limited = cores.allowed() < (os.cpu_count() or 1)
+    options.intra_op_num_threads = threads or (cores.allowed() if is_limited else 0)
     options.log_severity_level = 4  # what is wrong is said below
     try:
         session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

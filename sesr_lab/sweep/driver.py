@@ -27,7 +27,7 @@ from sesr_lab.sweep.flight import Flight, Start
 from sesr_lab.sweep.ledger import Ledger, stored
 from sesr_lab.sweep.lineage import Lineage
 from sesr_lab.sweep.records import KEY
-from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned
+from sesr_lab.sweep.repair import NOT_TO_BE, Repair, in_a_line, is_poisoned, let_go
 from sesr_lab.sweep.search import Search
 from sesr_lab.sweep.sharing import share_of
 from sesr_lab.sweep.storage import Patience
@@ -244,7 +244,8 @@ class _Driver:
         else:
             self._keep_key(flight.start, found.key)
             self.queue.appendleft(found)
-        if self.executor.is_here and is_poisoned():
+        let_go(broken.error)
+        if self.executor.is_here and is_poisoned(self.lab.where.device):
             raise SesrError(
                 f"study {self.agenda.spec.name}: the GPU cannot be used by this process any more "
                 f"({in_a_line(broken.error)}); the same command goes on"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -85,12 +87,23 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def is_poisoned() -> bool:
-    """Whether an error has left this process's GPU unusable, as a failed assertion in a kernel does."""
-    if not torch.cuda.is_available():
+def is_poisoned(device: torch.device) -> bool:
+    """Whether an error has left a GPU unusable for this process, as a failed assertion in a kernel does."""
+    if device.type != "cuda":
         return False
     try:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # what a dead trial has left there; refused after a capture that cannot be ended
     except RuntimeError:
         return True
     return False
+
+
+def let_go(error: BaseException) -> None:
+    """Frees what the frames of an error hold, a dead trial's tensors among them: the next one needs their memory."""
+    chain: BaseException | None = error
+    while chain is not None:
+        with suppress(RuntimeError):  # of a frame that runs
+            traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    gc.collect()

@@ -23,23 +23,24 @@ def recall(key: str) -> Estimate | None:
     try:
         stored = json.loads((_folder() / f"{key}.json").read_text(encoding="utf-8"))
         return Estimate(**{**stored, "fallbacks": tuple(stored["fallbacks"])})
-    except (OSError, ValueError, TypeError, KeyError):  # missing, cut short, or of another version
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError):  # missing, cut short, or of another version
         return None
 
 
 def remember(key: str, estimate: Estimate) -> None:
     """Keeps the estimate: written aside and renamed, so that no reader meets half a file."""
-    folder = _folder()
     try:
+        folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, aside = tempfile.mkstemp(dir=folder, prefix=".new-")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(estimate), file)
         Path(aside).replace(folder / f"{key}.json")
-    except OSError:  # a home that cannot be written costs the time to estimate again, no more
+    except (OSError, RuntimeError):  # no home, or one that cannot be written, costs the time to estimate again
         return
 
 
 def _folder() -> Path:
+    """Raises a RuntimeError where the user has no home."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sesr-lab" / "estimates"

@@ -106,12 +106,16 @@ static void forward_head(const Job *job, const Layer *layer, const Room *room)
         __m512 sum[TILE * BLOCKS] = {0};
         conv_tile(sum, room->input + 2 * pixel(job, y - 2, x - 2), 2 * row_of(job), layer->forward, 5, 5, 2, 2,
                   TILE, TILE, 1, BLOCKS);
-        bf16 *out = room->features[0] + WIDE * pixel(job, y, x);
-        UNROLL for (int i = 0; i < TILE * BLOCKS; i++) store_bf16(out + 16 * i, sum[i]);
+        long place = WIDE * pixel(job, y, x);
+        UNROLL for (int i = 0; i < TILE * BLOCKS; i++) {
+            store_bf16(room->features[0] + place + 16 * i, sum[i]);
+            if (job->blocks == 0) store_bf16(room->sum + place + 16 * i, _mm512_add_ps(sum[i], sum[i])); /* see below */
+        }
     }
 }
 
-/* Block `index` with its residual and PReLU. After the last one the long skip is added for the tail. */
+/* Block `index` with its residual and PReLU. After the last one the long skip is added for the tail: that is the head's
+ * output, which without a block is added to itself. */
 static void forward_body(const Team *team, const Room *room, long index)
 {
     const Job *job = team->job;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.model import SESR
-from sesr_lab.training import cores, kernel
+from sesr_lab.training import cores, kernel, library
 from sesr_lab.training.graph import GraphEngine, compiled
 from sesr_lab.training.loss import bfloat16_loss, exact_float32
 from sesr_lab.training.recipe import Recipe
@@ -161,16 +162,18 @@ def make_engine(
     """
     if network.block == "expanded" and name not in ("auto", "simple"):
         raise ConfigError(f"--engine {name}: it trains collapsed blocks only; use simple for expanded ones")
-    if next(network.parameters()).device.type == "cpu" and torch.get_num_threads() > cores.allowed():
-        torch.set_num_threads(cores.allowed())  # threads in each other's way: 16 on two cores take twice as long as 2
+    cores.limit_torch()
     name = engine_of(name, network, pool, recipe)
     if name == "kernel" and (reason := kernel.why_not(network, pool, recipe)) is not None:
         raise ConfigError(f"--engine kernel: {reason}; use auto")
     if name in ("compiled", "graph") and not next(network.parameters()).is_cuda:
         raise ConfigError(f"--engine {name}: it needs a CUDA device; use auto")
+    if name == "compiled" and (reason := why_not_compiled()) is not None:
+        raise ConfigError(f"--engine compiled: {reason}; use auto")
+    if not pool.resident:
+        _say("the training set does not fit into the GPU's memory; its patches are cut on the CPU and sent ahead")
     if name == "graph":
-        pays = _seconds(network, recipe, steps, max_seconds) >= COMPILING_PAYS_SECONDS
-        return GraphEngine(network, pool, recipe, compiles=pays)
+        return GraphEngine(network, pool, recipe, compiles=_compiles(network, recipe, steps, max_seconds))
     classes = {"simple": SimpleEngine, "compiled": CompiledEngine, "kernel": kernel.KernelEngine}
     return cast(Engine, classes[name](network, pool, recipe))
 
@@ -185,8 +188,6 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
     if network.block == "expanded":
         return "simple"
     if next(network.parameters()).is_cuda:
-        if not pool.resident:
-            _say("the training set does not fit into the GPU's memory; its patches are cut on the CPU and sent ahead")
         return "graph"
     reason = kernel.why_not(network, pool, recipe)
     if reason is None:
@@ -194,6 +195,23 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
     if next(network.parameters()).device.type == "cpu":
         _say(f"training with plain PyTorch, which is slow; the fast kernel cannot be used: {reason}")
     return "simple"
+
+
+def why_not_compiled() -> str | None:
+    """What torch.compile lacks on this machine for a GPU, or None: Triton builds its launchers with a C compiler."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    return None if library.compiler() else "no C compiler was found; install one, or set CC"
+
+
+def _compiles(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> bool:
+    """Whether torch.compile is worth its time in a run on a GPU, and can be had."""
+    if _seconds(network, recipe, steps, max_seconds) < COMPILING_PAYS_SECONDS:
+        return False
+    reason = why_not_compiled()
+    if reason is not None:
+        _say(f"training without torch.compile, with more and smaller kernels: {reason}")
+    return reason is None
 
 
 def _seconds(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> float:

@@ -51,6 +51,7 @@ class CudaGraphs:
     """CUDA graphs on one device, all in one stream of their own."""
 
     def __init__(self, device: torch.device) -> None:
+        gc.collect()  # an engine holds itself, by what it has compiled and captured: those that are done with go now
         self.device = device
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
@@ -60,14 +61,17 @@ class CudaGraphs:
         with torch.cuda.device(self.device):
             outer = torch.cuda.current_stream()
             self.stream.wait_stream(outer)
-            with torch.cuda.stream(self.stream):
-                yield
-            outer.wait_stream(self.stream)
+            try:
+                with torch.cuda.stream(self.stream):
+                    yield
+            finally:  # what has failed leaves work behind too, and its tensors to whoever comes next
+                outer.wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """As `Graphs.capture`. What fails inside is what is raised, out of memory too, and the stream is free again."""
         gc.collect()  # tensors that die during a capture would be freed in it
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # a capture has memory of its own, and cannot take what is only kept for later
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin()
         try:
@@ -124,10 +128,11 @@ class GraphEngine:
         """As `Engine.run`.
 
         Raises:
-            ValueError: the plan is not one of as many steps as there are learning rates.
+            ValueError: the plan is not one of as many steps as there are learning rates, each of a batch.
         """
-        if len(plan) != len(learning_rates):
-            raise ValueError(f"a plan of {len(plan)} steps and {len(learning_rates)} learning rates")
+        wanted = (len(learning_rates), self.recipe.batch_size, 4)
+        if plan.shape != wanted:
+            raise ValueError(f"{wanted[0]} learning rates ask for a plan of {wanted}, not {tuple(plan.shape)}")
         losses = []
         with self.graphs.current(), exact_float32(self.device):
             for first in range(0, len(plan), SLOTS):

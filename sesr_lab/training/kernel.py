@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
@@ -46,7 +47,7 @@ def why_not(network: SESR, pool: PatchPool, recipe: Recipe) -> str | None:
     if recipe.patch < SMALLEST_PATCH:
         return f"its patches are at least {SMALLEST_PATCH} pixels wide"
     try:
-        library.load(*_defines(network, recipe))
+        _library_for(network, recipe)
     except library.BuildError as error:
         return str(error)
     return None
@@ -96,7 +97,7 @@ class KernelEngine:
         self.pool, self.recipe = pool, recipe
         self.flat = FlatState(network, recipe)
         self.averaged, self.state, self.load = self.flat.averaged, self.flat.state, self.flat.load
-        self.library = compiled or library.load(*_defines(network, recipe))
+        self.library = compiled or _library_for(network, recipe)
         self.corners = symmetry_corners(recipe.patch)
         self.order = symmetry_orders(network.scale)
         self.job = self._job(network)
@@ -172,8 +173,13 @@ def _threads() -> int:
     return min(torch.get_num_threads(), cores.allowed())
 
 
-def _defines(network: SESR, recipe: Recipe) -> tuple[str, ...]:
-    """The macros with which kernel.c trains this network fastest here."""
+def _library_for(network: SESR, recipe: Recipe) -> ctypes.CDLL:
+    """kernel.c as it trains this network fastest here.
+
+    Raises:
+        BuildError: it cannot be had.
+    """
     if products_here() == "bfloat16" and network.f <= LARGEST_F and recipe.patch % 2 == 0:
-        return "BFLOAT16", f"F={network.f}", f"SCALE={network.scale}"
-    return ()
+        with suppress(library.BuildError):  # compilers older than the processor know float32 alone
+            return library.load("BFLOAT16", f"F={network.f}", f"SCALE={network.scale}")
+    return library.load()

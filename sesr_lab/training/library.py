@@ -43,7 +43,7 @@ def load(*defines: str) -> ctypes.CDLL:
     if (kept := _kept()) is not None:
         try:
             return ctypes.CDLL(str(_find(kept, name) or _build(command, kept, name)))
-        except OSError:  # full, not to be written after all, or on a file system that nothing is executed from
+        except (OSError, BuildError):  # full, not to be written after all, or not to be executed from
             pass
     with tempfile.TemporaryDirectory(prefix="sesr-lab-") as folder:
         try:

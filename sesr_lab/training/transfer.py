@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sesr_lab.network.model import SESR, run_collapsed, shape_of
+from sesr_lab.training.loss import exact_float32
 
 Head = Literal["fitted", "coarse", "nearest", "random"]
 HEADS: tuple[Head, ...] = ("fitted", "coarse", "nearest", "random")
@@ -81,13 +82,14 @@ def _least_squares(network: SESR, batches: Iterable[tuple[Tensor, Tensor]]) -> T
     device = network.tail.expand.device
     power = torch.zeros(p, p, dtype=torch.float64, device=device)
     moment = torch.zeros(network.scale**2, p, dtype=torch.float64, device=device)
-    for lr, target in batches:
-        base = lr if weights.offset is None else weights.offset  # what the tail's result is added to
-        wide = run_collapsed(weights._replace(tail=network.tail.expand[0]), lr) - base  # (N, p, H, W)
-        features = wide.transpose(0, 1).flatten(1)  # (p, N·H·W)
-        residual = (target - base).transpose(0, 1).flatten(1)  # (16, N·H·W)
-        power += (features @ features.T).double()
-        moment += (residual @ features.T).double()
+    with exact_float32(device):
+        for lr, target in batches:
+            base = lr if weights.offset is None else weights.offset  # what the tail's result is added to
+            wide = run_collapsed(weights._replace(tail=network.tail.expand[0]), lr) - base  # (N, p, H, W)
+            features = wide.transpose(0, 1).flatten(1)  # (p, N·H·W)
+            residual = (target - base).transpose(0, 1).flatten(1)  # (16, N·H·W)
+            power += (features @ features.T).double()
+            moment += (residual @ features.T).double()
     start = network.tail.project[0].double()
     penalty = RIDGE * power.diagonal().mean() * torch.eye(p, dtype=torch.float64, device=device)
     change: Tensor = torch.linalg.solve(power + penalty, (moment - start @ power).T).T  # shrinks towards the start

@@ -211,6 +211,10 @@ class Recorder:
         )
 
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""The CPU's allocator; a graph, or pinned memory, on CUDA; its libraries cuBLAS and cuDNN."""
+
+
 def publish_outcome(lab: Lab, outcome: Outcome) -> None:
     """Has the network of a trial registered that has ended; again, it changes nothing.
 
@@ -225,8 +229,10 @@ def publish_outcome(lab: Lab, outcome: Outcome) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's allocator has an exception of its own; the CPU's raises a RuntimeError that names it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """PyTorch's allocator on CUDA has an exception of its own; others raise a RuntimeError that names them."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _facts(started: trial.Started) -> dict[str, str]:

@@ -67,10 +67,10 @@ class Turns:
                     running.settle()  # what this trial has loaded or made may be used in another one's stream
                     return running.key, event
             except StopIteration:
-                self._waiting.popleft()
+                self.remove(running.key)
                 return running.key, RuntimeError("a trial ended without saying how")
             except Exception as error:  # whatever a trial dies of is its own end, and not the others'
-                self._waiting.popleft()
+                self.remove(running.key)
                 return running.key, error
             else:
                 self._waiting.rotate(-1)

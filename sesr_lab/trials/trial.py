@@ -94,6 +94,7 @@ def place(device: str = "auto", engine: str = "auto") -> Place:
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine: {engine!r} is unknown; {one_of(engine, ENGINES)}")
+    cores.limit_torch()
     if device == "auto":
         return Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"), engine)
     try:

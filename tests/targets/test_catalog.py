@@ -121,6 +121,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     assert estimates("ethos-u55-256", NETWORKS[:1], TINY)[0].milliseconds
 
 
+def test_without_a_home_nothing_is_remembered(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert estimates("ethos-u55-256", NETWORKS[:1], TINY)[0].milliseconds
+
+
 def test_what_was_estimated_before_a_failure_is_remembered(cache, monkeypatch):
     real = catalog.vela_estimate
 

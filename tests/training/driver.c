@@ -17,9 +17,12 @@ static void *read_array(FILE *file, size_t bytes)
     return array;
 }
 
-/* Upscales a grey picture, for the sanitisers' sake. */
+/* Upscales a grey picture, for the sanitisers' sake; with bfloat16 products there is nothing that does. */
 static int upscale_some(const Job *job, int64_t height, int64_t width)
 {
+#ifdef BFLOAT16
+    return job->blocks < 0 || height < 0 || width < 0;
+#else
     float *picture = malloc((size_t)(height * width) * 4);
     float *upscaled = malloc((size_t)(height * width * job->scale * job->scale) * 4);
     if (!picture || !upscaled) return 1;
@@ -27,6 +30,7 @@ static int upscale_some(const Job *job, int64_t height, int64_t width)
     int failed = sesr_upscale(job, picture, height, width, upscaled);
     free(picture), free(upscaled);
     return failed;
+#endif
 }
 
 int main(int count, char **names)

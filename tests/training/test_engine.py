@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +17,15 @@ from trainable import network, smooth_pool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.model import SESR
 from sesr_lab.training import cores, kernel, library
-from sesr_lab.training.engine import EngineName, SimpleEngine, describe_engines, make_engine, silent_share
+from sesr_lab.training.engine import (
+    EngineName,
+    SimpleEngine,
+    describe_engines,
+    make_engine,
+    silent_share,
+    why_not_compiled,
+)
+from sesr_lab.training.graph import GraphEngine
 from sesr_lab.training.kernel import KernelEngine
 from sesr_lab.training.recipe import recipe
 
@@ -176,12 +186,41 @@ def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_num_threads() == 1
 
 
+def test_a_gpu_machine_without_a_compiler_is_known_before_triton_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton" or None)
+    monkeypatch.setattr(library, "compiler", lambda: "/usr/bin/cc")
+    assert why_not_compiled() is None
+    monkeypatch.setattr(library, "compiler", lambda: None)
+    assert why_not_compiled() == "no C compiler was found; install one, or set CC"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert why_not_compiled() == "Triton is not installed"
+
+
+@needs_kernel
+def test_a_compiler_that_knows_no_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = library.load
+
+    def load(*defines: str) -> ctypes.CDLL:
+        if defines:
+            raise library.BuildError("cc failed: unknown type name '__m512bh'")
+        return real()
+
+    monkeypatch.setattr(kernel, "products_here", lambda: "bfloat16")
+    monkeypatch.setattr(library, "load", load)
+    settings, net, pool = recipe("fast", 2, **SMALL), network(), smooth_pool(2)
+    assert kernel.why_not(net, pool, settings) is None
+    assert type(make_engine("auto", net, pool, settings, steps=10)) is KernelEngine
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_graph_engine_trains_as_the_simple_engine_does() -> None:
+@pytest.mark.parametrize("compiles", [False, True])
+def test_graph_engine_trains_as_the_simple_engine_does(compiles: bool) -> None:
+    if compiles and (reason := why_not_compiled()) is not None:
+        pytest.skip(reason)
     pool, settings, net = smooth_pool(2, device="cuda"), recipe("fast", 2, **SMALL), network().cuda()
     plan = pool.plan(0, 0, 40, batch_size=3, patch=18)
-    fast = make_engine("graph", copy.deepcopy(net), pool, settings)
+    fast = GraphEngine(copy.deepcopy(net), pool, settings, compiles=compiles)
     simple = make_engine("simple", net, pool, settings)
     torch.testing.assert_close(fast.run(plan, [1e-3] * 40), simple.run(plan, [1e-3] * 40), rtol=0.05, atol=0)
     fast.load(simple.state())

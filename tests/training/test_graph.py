@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from trainable import network, smooth_pool
 
 from sesr_lab.training.engine import SimpleEngine
-from sesr_lab.training.graph import GraphEngine
-from sesr_lab.training.loss import float32_loss
+from sesr_lab.training.graph import STEPS_PER_REPLAY, WARM_UPS, CudaGraphs, GraphEngine
+from sesr_lab.training.loss import exact_float32, float32_loss
 from sesr_lab.training.recipe import recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +100,7 @@ def test_steps_do_not_depend_on_how_they_are_grouped() -> None:
 
 def test_a_plan_without_its_rates_is_refused() -> None:
     pool, settings = smooth_pool(2), recipe("fast", 2, **SMALL)
-    with pytest.raises(ValueError, match="a plan of 4 steps and 5 learning rates"):
+    with pytest.raises(ValueError, match=r"5 learning rates ask for a plan of \(5, 3, 4\), not \(4, 3, 4\)"):
         recorded(pool, settings).run(pool.plan(0, 0, 4, batch_size=3, patch=18), [1e-3] * 5)
 
 
@@ -116,6 +118,89 @@ def test_a_failed_capture_says_why_and_can_be_tried_again() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         graphs.engine.run(plan, [1e-3] * 4)
     assert torch.isfinite(graphs.engine.run(plan, [1e-3] * 4)).all()
+
+
+class Cuda:
+    """In place of torch.cuda: the calls of a capture, in order, and of which stream waits for which."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.current = self._stream("outer")
+        cuda = self
+
+        class Graph:
+            def __init__(self) -> None:
+                self.capture_begin = lambda: cuda.calls.append("begin")
+                self.replay = lambda: cuda.calls.append("replay")
+
+            def capture_end(self) -> None:
+                cuda.calls.append("end")
+                if "fail" in cuda.calls:
+                    raise RuntimeError("the capture failed, it says once more")
+
+        for name in ("synchronize", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, lambda name=name: self.calls.append(name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self._stream("own"))
+        monkeypatch.setattr(torch.cuda, "device", self._device)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "stream", self._inside)
+
+    def _stream(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.calls.append(f"{name} waits for {other.name}"))
+
+    @contextmanager
+    def _device(self, device: torch.device) -> Iterator[None]:
+        self.calls.append(f"on {device}")
+        yield
+
+    @contextmanager
+    def _inside(self, stream: SimpleNamespace) -> Iterator[None]:
+        outer, self.current = self.current, stream
+        yield
+        self.current = outer
+
+
+def test_a_capture_is_made_on_its_own_device_and_stream_with_all_memory_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda", 1))
+    with graphs.current():
+        replay = graphs.capture(lambda: cuda.calls.append(f"work in {cuda.current.name}"))
+        replay()
+    captured = ["synchronize", "empty_cache", "begin", "work in own", "end"]
+    assert cuda.calls == ["on cuda:1", "own waits for outer", *captured, "replay", "outer waits for own"]
+
+
+def test_what_fails_in_a_capture_is_what_is_raised_and_the_stream_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda", 1))
+
+    def work() -> None:
+        cuda.calls.append("fail")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError), graphs.current():
+        graphs.capture(work)
+    assert cuda.calls[-3:] == ["fail", "end", "outer waits for own"]
+
+
+def test_as_much_is_done_before_a_capture_as_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else something that is first used by the eighth step would be made in a graph."""
+    engine = recorded(smooth_pool(2), recipe("fast", 2, **SMALL))
+    done: list[int] = []
+    monkeypatch.setattr(engine, "steps", done.append)
+    engine._do_all(2 * STEPS_PER_REPLAY)
+    assert done == [STEPS_PER_REPLAY] * WARM_UPS
+
+
+def test_float32_is_float32_on_a_gpu() -> None:
+    with exact_float32(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_few_launches_make_a_step() -> None:

@@ -146,6 +146,20 @@ def test_a_cache_that_cannot_be_written_costs_a_temporary_folder(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_cache_that_is_full_costs_a_temporary_folder(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler is the first to know of a quota."""
+    compiler = tmp_path / "cc"
+    full = f'case "$*" in *{kept}*) echo "ld: final link failed: No space left on device" >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{full}\nexec {library.compiler()} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(library, "compiler", lambda: str(compiler))
+    load_again()
+    assert list(kept.iterdir()) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_without_a_home_a_temporary_folder_is_taken(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
