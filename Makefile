@@ -28,9 +28,10 @@ lint: $(READY)
 
 check: test lint
 
-# Ten minutes on a GPU; without one: make bench-gpu GPU="--device cpu --quick"
-bench-gpu: $(READY)
-	$(BIN)/python benchmarks/gpu.py $(GPU)
+# Ten minutes on a GPU; without one: make bench-gpu GPU="--device cpu --quick". Any Python with torch and numpy will do.
+bench-gpu:
+	test -x $(BIN)/python || $(PYTHON) -c 'import numpy, torch' || $(MAKE) $(READY)
+	$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) benchmarks/gpu.py $(GPU)
 
 # A build of torch that pip finds at hand (see pip's find-links) is taken first; else the registry's.
 $(READY): pyproject.toml

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sesr_lab.data.image import downscale, luma, modcrop, shave, to_levels
 from sesr_lab.data.patches import Pair
-from sesr_lab.data.picture import list_pictures, read_picture
 from sesr_lab.network.model import SESR, from_weights
 from sesr_lab.scores.metrics import Score, psnr
 
@@ -29,6 +28,8 @@ def network(preset: str, *, scale: int = 2, seed: int = 0, block: str = "collaps
 
 def pairs_of(folder: Path, scale: int) -> list[Pair]:
     """Each picture's luma in [0, 1], and that of its MATLAB bicubic reduction."""
+    from sesr_lab.data.picture import list_pictures, read_picture  # with Pillow, which noise does not need
+
     return [pair_of(modcrop(read_picture(path), scale), scale) for path in list_pictures(folder)]
 
 
