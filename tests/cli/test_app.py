@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import studied
+from labs import STUDY_FILE
 from mlflow_store import migrated
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +29,7 @@ from sesr_lab.cli.app import run
 from sesr_lab.data.folder import split_folder
 from sesr_lab.data.image import downscale, luma, shave, upscale
 from sesr_lab.network.model import SESR
+from sesr_lab.tracking.runs import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -446,6 +448,17 @@ def test_a_dry_run_counts_what_is_stored_and_rests_its_time_on_it(typed: Typed, 
     found = typed.json("sweep", "x2-pareto", "--dry-run", "--trials", 9, "--storage", storage)
     assert (found["trained already"], found["to be trained"], found["seconds"]) == (3, 6, 60.0)
     assert found["which rests on"] == "3 of its networks that took 10 s each, one at a time"
+
+
+@pytest.mark.usefixtures("store")
+def test_networks_take_turns_on_one_device_when_asked_to(typed: Typed, tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(STUDY_FILE.format(data=f"folder:{pictures}"))
+    found = typed.json("sweep", "tiny.toml", "--trials-per-device", 2)
+    runs = [open_store().run(trial["run_id"]) for trial in found["trials"]]
+    assert [trial["result"] for trial in found["trials"]] == ["finished", "finished"]
+    assert max(run.started for run in runs) < min(run.ended for run in runs if run.ended), "one after the other"
+    assert typed("sweep", "tiny.toml", "--trials-per-device", 2, "--workers", 2) == 1
+    assert "leave workers out" in typed.err
 
 
 def test_status_in_an_empty_folder_says_how_to_start_and_makes_nothing(typed: Typed, tmp_path: Path) -> None:
