@@ -30,8 +30,9 @@ check: test lint
 
 # Ten minutes on a GPU; without one: make bench-gpu GPU="--device cpu --quick". Any Python with torch and numpy will do.
 bench-gpu:
-	test -x $(BIN)/python || $(PYTHON) -c 'import numpy, torch' || $(MAKE) $(READY)
-	$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) benchmarks/gpu.py $(GPU)
+	for python in $(BIN)/python $(PYTHON); do \
+	    $$python -c 'import numpy, torch' 2>/dev/null && exec $$python benchmarks/gpu.py $(GPU); \
+	done; $(MAKE) $(READY) && exec $(BIN)/python benchmarks/gpu.py $(GPU)
 
 # A build of torch that pip finds at hand (see pip's find-links) is taken first; else the registry's.
 $(READY): pyproject.toml

@@ -4,7 +4,8 @@
 
 Needs torch and numpy alone, and Pillow where pictures are given; noise is as good for timing. gpu.md, a table, and
 gpu.json are written after each part, so that nothing measured is lost: a part that fails says why in its place, and
-one that there is no time for says so. What matters most comes first, what torch.compile takes its time for last.
+one that there is no time for says so. What matters most comes first, what torch.compile takes its time for last: a
+minute for each of twenty, of which ten minutes hold a few. With more --minutes there is time for all.
 
 With `--device cpu --quick` it runs from end to end without a GPU: graphs are then not captured, the work is done again
 each time, nothing is compiled, and the numbers mean nothing.
@@ -39,8 +40,8 @@ from sesr_lab.training.graph import GraphEngine  # noqa: E402
 from sesr_lab.training.recipe import Recipe, recipe  # noqa: E402
 
 PAPER_STEPS = 480_000
-LONGEST_PART_S = 60.0
-"""What a part that compiles may take, by guess: none is begun that would not end in time."""
+COMPILING_S, TESTING_S = 60.0, 120.0
+"""What a part that compiles and the tests take, by guess: none is begun that would not end in time."""
 GPU_TESTS = ("training/test_engine.py", "training/test_feed.py", "data/test_patches.py", "trials/test_together.py")
 ENGINES: dict[str, Callable[..., Engine]] = {
     "simple": SimpleEngine,
@@ -85,10 +86,10 @@ def main() -> None:
     for name in ("paper", "fast"):
         run.part(run.found["host"], name, lambda n=name: _host(n, options))
     run.part(run.found, "paper", lambda: _paper(pools[2], options))
-    run.part(run.found, "tests", lambda: _tests(options.device))
+    run.part(run.found, "tests", lambda: _tests(options.device), takes_s=0.0 if options.quick else TESTING_S)
     for preset, scale in shapes:
         for name in COMPILING:
-            takes_s = 0.0 if options.quick else LONGEST_PART_S
+            takes_s = 0.0 if options.quick else COMPILING_S
             work = lambda n=name, p=preset, s=scale: _step(n, p, s, pools[s], options)  # noqa: E731
             run.part(run.row(preset, scale), name, work, takes_s=takes_s)
     print(_markdown(run.found))
@@ -99,7 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda:0", type=torch.device)
     parser.add_argument("--pictures", type=Path, help="a folder to train on instead of noise")
     parser.add_argument("--out", type=Path, default=Path(), help="where gpu.md and gpu.json are written")
-    parser.add_argument("--minutes", type=float, default=9.0, help="nothing is begun that would end later")
+    parser.add_argument("--minutes", type=float, default=9.0, help="nothing long is begun that would end later")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run at all?")
     return parser.parse_args()
 
@@ -136,8 +137,9 @@ class Run:
                 into[name] = work()
             except Exception as error:
                 into[name] = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
-                self._look()
-            print(f"{name}: {_cell(into[name])} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+            self._look()
+            what = f"{into['network']} x{into['scale']} {name}" if "network" in into else name
+            print(f"{what}: {_cell(into[name])} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
         self._write()
 
     def _look(self) -> None:
@@ -274,10 +276,10 @@ def _tests(device: torch.device) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--continue-on-collection-errors", *files]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=4 * LONGEST_PART_S
+        command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=2 * TESTING_S
     )
-    print(done.stdout[-4000:], file=sys.stderr)
-    return done.stdout.strip().splitlines()[-1]
+    print(done.stdout[-4000:] + done.stderr[-4000:], file=sys.stderr)
+    return (done.stdout.strip() or "pytest said nothing").splitlines()[-1]
 
 
 def _markdown(found: dict[str, Any]) -> str:
@@ -314,7 +316,7 @@ def _cell(value: object) -> str:
             f"{value['steps']:,} steps in {value['seconds']:.1f} s (loss {value['loss']:.4f}); {PAPER_STEPS:,} steps "
             f"would take {value['all_steps_minutes']:.1f} minutes"
         )
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 if __name__ == "__main__":

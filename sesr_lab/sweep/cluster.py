@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +108,8 @@ class Workers:
         count = _check_resources(self._ray, count, resources)
         self._data: dict[tuple[str, int], Any] = {}
         self._slots = [_Slot(self._start()) for _ in range(count)]
-        self._idle_since = time.monotonic()
+        self._idle_since: float | None = None
+        """Since when no worker is there; None until workers are looked for."""
 
     def free(self) -> int:
         return sum(slot.is_idle for slot in self._slots)
@@ -204,7 +208,7 @@ class Workers:
 
     def _check_alive(self) -> None:
         """Gives up where every worker has been missing for long: the cluster has shrunk, or never had room."""
-        if any(slot.ready is None for slot in self._slots):
+        if self._idle_since is None or any(slot.ready is None for slot in self._slots):
             self._idle_since = time.monotonic()
         elif time.monotonic() - self._idle_since > START_PATIENCE_S:
             raise StoreError(f"Ray: no worker could be started in {START_PATIENCE_S:.0f} s; see `ray status`")
@@ -314,6 +318,20 @@ def _ray() -> Any:
     return ray
 
 
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray puts an end to the process in the place of whatever SIGTERM does; it is to stop the study at a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@_keeping_sigterm()
 def _connect(ray: Any, address: str | None) -> None:
     """Joins the cluster, or starts Ray on this machine for as long as this process lives."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}

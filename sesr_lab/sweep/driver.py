@@ -58,7 +58,8 @@ def sweep(
         start: makes what its trials are trained by; without it, this process trains them, one at a time.
 
     Raises:
-        ConfigError: the stored study is another one than `spec`, or none of its networks can be trained.
+        ConfigError: the stored study is another one than `spec`, none of its networks can be trained, or there is no
+            room for its workers.
         StoreError: a store cannot be reached, or another process drives this study.
         Interrupted: the user asked to stop; nothing is lost.
     """
@@ -75,7 +76,7 @@ def sweep(
 
 def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executor] | None) -> tuple[Sweep, Chronicle]:
     """One study to its end; where it stands then, and what has written it down."""
-    # What can be wrong, workers that do not fit too, is looked at before pictures are prepared and anything is stored.
+    # What can be wrong, workers that do not fit too, is looked at before pictures are prepared and the study is stored.
     search = Search(spec, _candidates(spec, storage))
     lab.tracker.check_experiment(spec.name)
     patience = Patience(storage, lab.view.note, partial(_heed_stop, spec, lab))

@@ -95,14 +95,16 @@ class Inline:
     def poll(self) -> Iterator[Happening]:
         if self._events is None:
             return
-        key = self._key
-        try:
-            event: trial.Event | Broken = next(self._events)
-        except Exception as error:  # whatever a trial dies of is the driver's to judge
-            event = Broken(error)
+        key, event = self._key, self._next(self._events)
         if isinstance(event, trial.Finished | Broken):
             self.cancel(key)
         yield key, event
+
+    def _next(self, events: Generator[trial.Event]) -> trial.Event | Broken:
+        try:
+            return next(events)
+        except Exception as error:  # whatever a trial dies of is the driver's to judge
+            return Broken(error)
 
     def stop(self, key: str) -> None:
         self._asked = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import traceback
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -101,9 +100,11 @@ def is_poisoned(device: torch.device) -> bool:
 
 def let_go(error: BaseException) -> None:
     """Frees what the frames of an error hold, a dead trial's tensors among them: the next one needs their memory."""
-    chain: BaseException | None = error
-    while chain is not None:
-        with suppress(RuntimeError):  # of a frame that runs
-            traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
+    left, seen = [error], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            left += [below for below in (each.__cause__, each.__context__) if below is not None]
     gc.collect()

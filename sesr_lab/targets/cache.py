@@ -23,7 +23,7 @@ def recall(key: str) -> Estimate | None:
     try:
         stored = json.loads((_folder() / f"{key}.json").read_text(encoding="utf-8"))
         return Estimate(**{**stored, "fallbacks": tuple(stored["fallbacks"])})
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError):  # missing, cut short, or of another version
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError):  # no home, missing, cut short, another version
         return None
 
 

@@ -85,10 +85,9 @@ class Story:
         self.end = str(summary.get("end", ""))
         self.attempt = int(summary.get("attempt", 0))
 
-    def go_on_as(self, attempt: int) -> None:
-        """Another attempt is about to begin: after one of another machine, what this one wrote may never be sent."""
-        if attempt > self.attempt + 1:
-            self.last_step, self.pictured, self.result = -1, {}, {}
+    def is_behind(self, attempt: int) -> bool:
+        """Whether another machine has tried since, before this attempt: what was written here may never be sent."""
+        return attempt > self.attempt + 1
 
 
 class Outgoing:

@@ -40,14 +40,25 @@ class RunLog:
         writer: Writer,
         *,
         earlier: Story | None = None,
+        logs_again: bool = False,
         tell: Callable[[], None],
     ) -> None:
+        """A run that `writer` writes to.
+
+        Args:
+            earlier: what is known here of its earlier lives.
+            logs_again: whether their numbers may be missing in the store, so that they are written again; steps that
+                the store has are not sent again.
+            tell: called whenever something was written.
+        """
         self.key = key
-        self._earlier = earlier or Story()
-        self.is_new = not self._earlier.begin
+        earlier = earlier or Story()
+        self.is_new = not earlier.begin
         """Whether this machine knows of no earlier life of this run."""
-        self.logged_until = self._earlier.last_step
+        self.logged_until = earlier.last_step
         """The last step that an earlier life of this run is known to have logged; -1 for a new run."""
+        self._done = Story() if logs_again else earlier
+        """What need not be logged again."""
         self._journals, self._writer, self._tell = journals, writer, tell
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, *, time_ms: int | None = None) -> None:
@@ -56,7 +67,7 @@ class RunLog:
         Steps that a reopened run has logged before are skipped. What is not finite is stored as NaN, which the
         UI leaves out; MLflow would plot infinity as 1.8e308.
         """
-        if step <= self.logged_until or not metrics:
+        if step <= self._done.last_step or not metrics:
             return
         values = {key: float(value) if math.isfinite(value) else math.nan for key, value in metrics.items()}
         self._append("metrics", {"values": values, "step": step, "time_ms": time_ms or now_ms()})
@@ -67,7 +78,7 @@ class RunLog:
 
     def log_result(self, metrics: Mapping[str, float], step: int) -> int:
         """What the run has come to, at a step that may be before its last; when that was logged first, in ms."""
-        earlier = self._earlier.result
+        earlier = self._done.result
         if earlier and earlier["step"] == step:
             return earlier["time_ms"]
         time_ms = now_ms()
@@ -91,7 +102,7 @@ class RunLog:
         """
         from PIL import Image
 
-        if step <= self._earlier.pictured.get(key, -1):
+        if step <= self._done.pictured.get(key, -1):
             return
         png = io.BytesIO()
         Image.fromarray(picture).save(png, "PNG", compress_level=1)  # training waits for this one

@@ -98,7 +98,6 @@ class Tracker(Archive):
             is_begun = is_begun or record.kind == "begin"
             story.follow(record)
         attempt = int((tags or {}).get(ATTEMPT, 0))
-        story.go_on_as(attempt)
         content = {
             "experiment": experiment,
             "name": name,
@@ -120,6 +119,7 @@ class Tracker(Archive):
             self.journals,
             writer,
             earlier=story if is_begun else None,
+            logs_again=story.is_behind(attempt),
             tell=self._delivery.ring,
         )
         log.log_params(params or {})

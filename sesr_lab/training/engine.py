@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
@@ -16,7 +20,7 @@ from torch import Tensor
 from sesr_lab.data.patches import PatchPool
 from sesr_lab.errors import ConfigError
 from sesr_lab.network.model import SESR
-from sesr_lab.training import cores, kernel, library
+from sesr_lab.training import cores, kernel
 from sesr_lab.training.graph import GraphEngine, compiled
 from sesr_lab.training.loss import bfloat16_loss, exact_float32
 from sesr_lab.training.recipe import Recipe
@@ -171,7 +175,8 @@ def make_engine(
     if name == "compiled" and (reason := why_not_compiled()) is not None:
         raise ConfigError(f"--engine compiled: {reason}; use auto")
     if not pool.resident:
-        _say("the training set does not fit into the GPU's memory; its patches are cut on the CPU and sent ahead")
+        ahead = " and sent ahead" if name == "graph" else ""
+        _say(f"the training set does not fit into the GPU's memory; its patches are cut on the CPU{ahead}")
     if name == "graph":
         return GraphEngine(network, pool, recipe, compiles=_compiles(network, recipe, steps, max_seconds))
     classes = {"simple": SimpleEngine, "compiled": CompiledEngine, "kernel": kernel.KernelEngine}
@@ -198,10 +203,14 @@ def _fastest(network: SESR, pool: PatchPool, recipe: Recipe) -> EngineName:
 
 
 def why_not_compiled() -> str | None:
-    """What torch.compile lacks on this machine for a GPU, or None: Triton builds its launchers with a C compiler."""
+    """What torch.compile lacks on this machine for a GPU, or None: Triton compiles its launchers in C."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    return None if library.compiler() else "no C compiler was found; install one, or set CC"
+    if not os.environ.get("CC") and not shutil.which("gcc") and not shutil.which("clang"):
+        return "neither gcc nor clang was found; install one, or set CC"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python.h was not found; install Python's headers (python3-dev)"
+    return None
 
 
 def _compiles(network: SESR, recipe: Recipe, steps: int | None, max_seconds: float | None) -> bool:
@@ -231,7 +240,8 @@ def _say(note: str) -> None:
 def describe_engines() -> str:
     """One line: which engine trains on this machine, and what keeps a faster one away."""
     if torch.cuda.is_available():
-        return "graph: whole steps in CUDA graphs"
+        reason = why_not_compiled()
+        return "graph: whole steps in CUDA graphs" + ("" if reason is None else f", without torch.compile: {reason}")
     missing = kernel.missing_here()
     if missing is not None:
         return f"simple: plain PyTorch, which is slow; {missing}"

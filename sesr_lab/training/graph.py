@@ -64,8 +64,11 @@ class CudaGraphs:
             try:
                 with torch.cuda.stream(self.stream):
                     yield
-            finally:  # what has failed leaves work behind too, and its tensors to whoever comes next
-                outer.wait_stream(self.stream)
+            except BaseException:  # it leaves work behind too, and its tensors to whoever comes next
+                with suppress(RuntimeError):  # of a GPU that is lost, which would hide why
+                    outer.wait_stream(self.stream)
+                raise
+            outer.wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """As `Graphs.capture`. What fails inside is what is raised, out of memory too, and the stream is free again."""

@@ -6,8 +6,9 @@ Its products are float32, or bfloat16 where the processor multiplies pairs of th
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that all PyTorch code uses)
@@ -180,6 +181,16 @@ def _library_for(network: SESR, recipe: Recipe) -> ctypes.CDLL:
         BuildError: it cannot be had.
     """
     if products_here() == "bfloat16" and network.f <= LARGEST_F and recipe.patch % 2 == 0:
-        with suppress(library.BuildError):  # compilers older than the processor know float32 alone
-            return library.load("BFLOAT16", f"F={network.f}", f"SCALE={network.scale}")
+        return _bfloat16_library(network.f, network.scale) or library.load()
     return library.load()
+
+
+@cache
+def _bfloat16_library(f: int, scale: int) -> ctypes.CDLL | None:
+    """kernel.c with bfloat16 products; None where the compiler is older than the processor and knows none."""
+    try:
+        return library.load("BFLOAT16", f"F={f}", f"SCALE={scale}")
+    except library.BuildError as error:
+        if missing_here() is None:
+            logging.getLogger(__name__).warning("training with float32 products, which are slower: %s", error)
+        return None

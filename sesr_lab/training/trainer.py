@@ -123,11 +123,10 @@ def fit(  # noqa: PLR0913 (what a run is made of; all but the first four have de
 
     Before the device is waited for, a `Launched` is yielded, so that several fits can share one device.
 
-    With a budget in steps the result depends on the seed alone, on one kind of processor by the kernel; plain PyTorch
-    on several threads, and a GPU, add in an order of their own. With one in seconds the schedule follows the
-    clock, which starts here: compiling counts, time for which the process is stopped
-    does not. Where training fails and the recipe allows it, it starts over with
-    what is left of the budget.
+    With a budget in steps the kernel's result depends on the seed and the kind of processor alone; plain PyTorch on
+    several threads, and a GPU, add in an order of their own. With one in seconds the schedule follows the clock, which
+    starts here: compiling counts, time for which the process is stopped does not. Where training fails and the recipe
+    allows it, it starts over with what is left of the budget.
 
     Args:
         evaluate: scores weights, given by the network's parameter names.

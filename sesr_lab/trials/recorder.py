@@ -29,6 +29,14 @@ from sesr_lab.trials.outcome import Outcome, Result
 
 REGISTERED_KINDS = ("train", "parent")
 """Runs whose network is registered as soon as it is trained; a study registers its best at its end."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",  # within what torch.compile raises in its place
+    "CUDA error: out of memory",  # a graph, or pinned memory
+    "CUDA driver error: out of memory",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+"""By which a RuntimeError says that there was no memory."""
 
 
 class Recorder:
@@ -211,10 +219,6 @@ class Recorder:
         )
 
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""The CPU's allocator; a graph, or pinned memory, on CUDA; its libraries cuBLAS and cuDNN."""
-
-
 def publish_outcome(lab: Lab, outcome: Outcome) -> None:
     """Has the network of a trial registered that has ended; again, it changes nothing.
 
@@ -232,7 +236,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """PyTorch's allocator on CUDA has an exception of its own; others raise a RuntimeError that names them."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def _facts(started: trial.Started) -> dict[str, str]:

@@ -76,6 +76,20 @@ def test_what_this_machine_cannot_hold_is_an_error_and_no_wait(
 
 
 @pytest.mark.slow
+def test_what_sigterm_does_is_left_to_the_command(data: str, tmp_path: Path) -> None:
+    """Ray would end the process there and then, in place of at a checkpoint."""
+    pytest.importorskip("ray")
+    start = workers_of(on_ray(data).changed(workers=1), None)
+    assert start is not None
+    before = signal.signal(signal.SIGTERM, asked := lambda *_: None)
+    try:
+        start(lab(tmp_path)[0]).close()
+        assert signal.getsignal(signal.SIGTERM) is asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
 def test_workers_train_what_one_process_trains(data: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     (tmp_path / "alone").mkdir()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sesr_lab.study.config import TrialConfig
 from sesr_lab.sweep import driver
 from sesr_lab.sweep.driver import sweep
 from sesr_lab.sweep.repair import is_poisoned, let_go
+from sesr_lab.sweep.together import turns_of
 from sesr_lab.trials import trial
 from sesr_lab.trials.recorder import is_out_of_memory
 
@@ -94,6 +96,7 @@ def test_what_the_frames_of_an_error_hold_is_freed_and_its_text_stays() -> None:
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (ValueError("CUDA error: out of memory"), False),
     ],
@@ -107,31 +110,41 @@ def data(tmp_path: Path) -> str:
     return photographs(tmp_path / "pictures")
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Counter[int]:
-    """Has networks of four features end in `error` once they hold a tensor; how often each f was tried."""
-    real, tries = trial.run, Counter[int]()
+class Breaking:
+    """Has networks of four features end in `error`, a tensor in their hands."""
 
-    def run(config: TrialConfig, where: trial.Place, **others: Any) -> Iterator[trial.Event]:
-        tries[config.f] += 1
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        self.tries, self.error = Counter[int](), error
+        self.held: list[weakref.ref[torch.Tensor]] = []
+        self.still_held = False
+        """Whether a trial began while the tensor of one before it was there."""
+        monkeypatch.setattr(trial, "run_in_turns", partial(self._run, trial.run_in_turns))
+
+    def _run(self, real: Callable[..., Any], config: TrialConfig, *given: Any, **others: Any) -> Iterator[Any]:
+        self.still_held |= any(ref() is not None for ref in self.held)
+        self.tries[config.f] += 1
         if config.f == 4:
-            raise error
-        return real(config, where, **others)
-
-    monkeypatch.setattr(trial, "run", run)
-    return tries
+            tensor = torch.zeros(10)
+            self.held.append(weakref.ref(tensor))
+            raise self.error
+        yield from real(config, *given, **others)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("at_once", [None, 2])
 def test_a_network_that_does_not_fit_is_told_at_once_and_the_study_goes_on(
-    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: str, at_once: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries = breaking(monkeypatch, RuntimeError("CUDA error: out of memory"))
-    spec = study(data, space={"m": [1], "f": [2, 4], "feature_size": [8]}, trials=9)
-    result = sweep(spec, lab(tmp_path)[0], storage(tmp_path))
-    assert tries == {2: 1, 4: 1}
+    broken = Breaking(monkeypatch, RuntimeError("CUDA error: out of memory"))
+    spec = study(data, space={"m": [1, 2], "f": [4, 2], "feature_size": [8]}, trials=9).changed(
+        trials_per_device=at_once
+    )
+    result = sweep(spec, lab(tmp_path)[0], storage(tmp_path), start=turns_of(spec))
+    assert broken.tries == {2: 2, 4: 2}
+    assert not broken.still_held
     by_f = {outcome.settings["f"]: outcome for outcome in result.outcomes}
     assert by_f[2].result == "finished"
-    assert by_f[4].result not in ("finished", "failed"), "an outcome of its own, and no fault"
+    assert by_f[4].result == "out of memory"
     assert "out of memory" in by_f[4].reason
 
 
@@ -141,11 +154,11 @@ def test_a_study_ends_whose_gpu_is_lost_and_the_same_command_goes_on(
 ) -> None:
     spec = study(data, space={"m": [1], "f": [2, 4], "feature_size": [8]}, trials=9)
     with monkeypatch.context() as patched:
-        tries = breaking(patched, RuntimeError("CUDA error: an illegal memory access was encountered"))
+        broken = Breaking(patched, RuntimeError("CUDA error: an illegal memory access was encountered"))
         patched.setattr(driver, "is_poisoned", lambda device: True)
         with pytest.raises(SesrError, match=r"study tiny: the GPU cannot be used .*illegal.*the same command goes on"):
             sweep(spec, lab(tmp_path)[0], storage(tmp_path))
-        assert tries[4] == 1
+        assert broken.tries[4] == 1
     result = sweep(spec, lab(tmp_path)[0], storage(tmp_path))
     assert {outcome.result for outcome in result.outcomes} == {"finished"}
     assert len(result.outcomes) == 2

@@ -262,6 +262,7 @@ def test_a_third_attempt_on_the_first_machine_logs_what_that_one_had_written_and
         assert back.flush() == 0
         assert back.journals.pending() == []
     third = back.begin(key, experiment="trials", name="t0001", tags={"sesr.attempt": "3"})
+    assert third.logged_until == 5, "how far that one came is still known: by the clock no two come to the same steps"
     for step in (3, 4, 5, 6):
         third.log_metrics({"loss": float(step)}, step)
     third.log_result({"loss_best": 4.0}, 4)

@@ -21,7 +21,7 @@ static void *read_array(FILE *file, size_t bytes)
 static int upscale_some(const Job *job, int64_t height, int64_t width)
 {
 #ifdef BFLOAT16
-    return job->blocks < 0 || height < 0 || width < 0;
+    return (void)job, (void)height, (void)width, 0;
 #else
     float *picture = malloc((size_t)(height * width) * 4);
     float *upscaled = malloc((size_t)(height * width * job->scale * job->scale) * 4);

