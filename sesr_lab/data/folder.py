@@ -65,6 +65,7 @@ def split_folder(path: Path, *, scale: int) -> Splits:
         return _hold_out(paired_rows(path, scale=scale), str(path))
     if holds_pictures(path) or _one(children, ("hr",), path) is not None:
         raise DataError(f"{path}: pictures both in it and in {train.name}/; move them into {train.name}/, or away")
+    _mention_unused([child for child in children if child not in (train, valid)], path)
     rows = paired_rows(train, scale=scale)
     return _hold_out(rows, str(train)) if valid is None else Splits(rows, paired_rows(valid, scale=scale))
 
@@ -87,8 +88,10 @@ def paired_rows(path: Path, *, scale: int) -> list[Location]:
     if holds_pictures(path):
         raise DataError(f"{path}: pictures both in it and in {high.name}/; move them into {high.name}/, or away")
     files = list_pictures(high)
+    _mention_unused(
+        [child for child in children if child not in (high, low) and not _LOW.fullmatch(child.name.lower())], path
+    )
     if low is None:
-        _mention_unused([child for child in children if child != high and not _LOW.fullmatch(child.name.lower())], path)
         return [Location(file.name, str(file)) for file in files]
     given = {file.name: str(file) for file in list_pictures(low)}
     places = pair_by_name([file.name for file in files], given, scale=scale, where=str(low))

@@ -148,11 +148,20 @@ def _read_tiff(content: bytes, label: str) -> Picture:
         raise _cmyk(label)
     samples = read_samples(content, tags, lies, label)
     orientation = tags.get(_ORIENTATION, (1,))[0]
+    orientation = orientation if 1 <= orientation <= 8 else 1
     return Picture(
         _tiff_channels(samples, tags, lies, label),
         icc=bytes(tags[_PROFILE]) if _PROFILE in tags else None,
-        orientation=orientation if 1 <= orientation <= 8 else 1,
+        exif=None if orientation == 1 else _exif_of(orientation),
+        orientation=orientation,
     )
+
+
+def _exif_of(orientation: int) -> bytes:
+    """EXIF that says this and nothing else, for formats that have no other place for it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif.tobytes()
 
 
 def _tiff_channels(samples: NDArray[np.uint16], tags: layout.Tags, lies: layout.Layout, label: str) -> Samples:

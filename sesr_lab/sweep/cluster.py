@@ -63,7 +63,13 @@ def workers_of(spec: StudySpec, address: str | None) -> Callable[[Lab], Executor
     if address is not None:
         _check_address(address)
     resources = Resources(spec.cpus, spec.gpus)
-    return lambda lab: Workers(spec.workers, lab.where, resources, address=address, note=lab.view.note)
+
+    def start(lab: Lab) -> Workers:
+        if lab.where.device.type == "cuda" and not spec.gpus:
+            lab.view.note("warning: workers train on the CPU; --gpus 1 gives a GPU to each, --gpus 0.25 a part of one")
+        return Workers(spec.workers, lab.where, resources, address=address, note=lab.view.note)
+
+    return start
 
 
 def room_for(spec: StudySpec, address: str | None) -> int | None:

@@ -126,13 +126,23 @@ def test_folders_that_have_nothing_to_do_with_it_are_left_alone(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("place", ["", "HR"])
+@pytest.mark.parametrize(
+    "used",
+    [
+        ("a.png", "b.png"),
+        ("HR/a.png", "HR/b.png"),
+        ("HR/a.png", "HR/b.png", "LR_x2/a.png", "LR_x2/b.png", "LR_x4/a.png"),
+        ("HR/a.png", "HR/b.png", "LR_bicubic/X2/a.png", "LR_bicubic/X2/b.png"),
+        ("train/a.png", "train/b.png", "valid/c.png"),
+        ("train/a.png", "train/b.png"),
+    ],
+)
 def test_pictures_beside_those_that_are_used_are_mentioned(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, used: tuple[str, ...]
 ) -> None:
-    files(tmp_path / place, "a.png", "b.png")
-    split_folder(files(tmp_path, "more/c.png", "LR_x4/a.txt"), scale=2)
-    assert f"{tmp_path}: the pictures in more/ are not used" in caplog.text
+    split_folder(files(tmp_path, *used, "more/c.png"), scale=2)
+    (said,) = caplog.messages
+    assert said == f"{tmp_path}: the pictures in more/ are not used"
 
 
 # pairs

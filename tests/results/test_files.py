@@ -214,8 +214,9 @@ def test_webp_keeps_alpha_and_profile(tmp_path: Path, channels: int) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
-def test_orientation_is_kept(tmp_path: Path, suffix: str) -> None:
-    source = tmp_path / "source.jpg"
+@pytest.mark.parametrize("given", [".jpg", ".tif"])
+def test_orientation_is_kept(tmp_path: Path, given: str, suffix: str) -> None:
+    source = tmp_path / f"source{given}"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(PHOTO).save(source, exif=exif)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checker import faults_in
 from labs import Notebook, lab, storage, study
 
 from sesr_lab.errors import ConfigError
 from sesr_lab.study.spec import StudySpec
+from sesr_lab.sweep import cluster
 from sesr_lab.sweep.cluster import workers_of
 from sesr_lab.sweep.driver import sweep
 from sesr_lab.sweep.ledger import standing
@@ -73,6 +75,19 @@ def test_what_this_machine_cannot_hold_is_an_error_and_no_wait(
     with pytest.raises(ConfigError, match=says):
         sweep(spec, lab(tmp_path)[0], storage(tmp_path), start=workers_of(spec, None))
     assert standing(storage(tmp_path)) == []  # what was not begun is not stored
+
+
+@pytest.mark.parametrize(("gpus", "says"), [(0.0, True), (0.5, False)])
+def test_workers_without_a_gpu_where_there_is_one_are_mentioned(
+    data: str, tmp_path: Path, gpus: float, says: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "Workers", lambda *given, **named: None)
+    here, notebook = lab(tmp_path)
+    start = workers_of(on_ray(data).changed(gpus=gpus), None)
+    assert start is not None
+    start(replace(here, where=replace(here.where, device=torch.device("cuda"))))
+    assert any("workers train on the CPU; --gpus 1" in note for note in notebook.notes) is says
 
 
 @pytest.mark.slow
