@@ -12,6 +12,8 @@ import typer
 import sesr_lab
 from sesr_lab.cli.app import app, run
 from sesr_lab.study.files import built_in
+from sesr_lab.study.space import SEARCHABLE
+from sesr_lab.study.spec import Confirm, Pruning, StudySpec
 
 ROOT = Path(sesr_lab.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +33,13 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_built_in_study_is_described() -> None:
-    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", STUDIES, re.MULTILINE)) == set(built_in())
+    described, _, _ = STUDIES.partition("```")
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", described, re.MULTILINE)) == set(built_in())
+
+
+def test_every_key_of_a_study_is_described() -> None:
+    keys = {*StudySpec.model_fields, *Pruning.model_fields, *Confirm.model_fields, *SEARCHABLE}
+    assert {key for key in keys if re.search(rf"[`\[ \n]{key}[`\] ]", STUDIES) is None} == set()
 
 
 def test_the_table_has_each_command_of_the_reference() -> None:

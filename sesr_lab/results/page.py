@@ -80,7 +80,7 @@ def _parts(content: Content) -> list[str]:
         *_pictures(content),
         '<div class="pair">',
         _importances(content),
-        _figure("History", content.plots["history"], "In the order in which the trials ended."),
+        _figure("History", content.plots["history"], "In the order in which the trials began."),
         "</div>",
         *_table(content),
         f"<footer><p>sesr-lab {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. PSNR and SSIM: luma, validation"

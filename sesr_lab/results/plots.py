@@ -51,7 +51,7 @@ def pareto_figure(placed: Sequence[Ranked], cost: Cost, bicubic_psnr: float | No
 
 
 def history_figure(trials: Sequence[Trial], placed: Sequence[Ranked], bicubic_psnr: float | None) -> Figure:
-    """PSNR by trial in the order in which they ended, and the best so far."""
+    """PSNR by trial in the order in which they began, and the best so far."""
     figure, axes = _figure()
     _draw_bicubic(axes, placed, bicubic_psnr)
     by_id = {id(item.trial): (index, item) for index, item in enumerate(placed)}

@@ -82,7 +82,7 @@ class StudySpec(Frozen):
     candidates: str | None = None
     """A finished x2 study whose Pareto set is the list of trials."""
     train: dict[str, Choice] = Field(default_factory=dict)
-    """Settings that every trial shares: any of `sesr-lab train`."""
+    """Settings that every trial shares."""
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds after which no network is begun any more, over all the lives of the study."""
     device_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
