@@ -45,6 +45,22 @@ def expanded(place: Path | str) -> Path:
         raise DataError(f"{shown(place)}: no home folder is known for ~; give the path in full") from None
 
 
+def is_file(place: Path | str) -> bool:
+    """Whether a file is there, as far as this user may know; what is wrong with its name is said by reading it."""
+    try:
+        return Path(place).is_file()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
+
+
+def is_folder(place: Path | str) -> bool:
+    """As `is_file`, for folders."""
+    try:
+        return Path(place).is_dir()
+    except OSError:
+        return False
+
+
 def check_pixels(width: int, height: int, label: str) -> None:
     """Accepts a size that a header claims, before anything is unpacked.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sesr_lab.data import refusal
 from sesr_lab.errors import ModelError
 from sesr_lab.registry import catalog
 from sesr_lab.registry.version import Lineage, Version, lineage_of, lineage_of_file
@@ -62,8 +63,7 @@ def of_version(tracker: Tracker, version: Version, *, name: str | None = None) -
 
 def is_file(model: str) -> bool:
     """Whether MODEL names a file, for which no store is needed."""
-    path = Path(model)
-    return path.suffix == ".safetensors" or path.is_file()
+    return Path(model).suffix == ".safetensors" or refusal.is_file(model)
 
 
 def of_file(model: str) -> Named:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sesr_lab.data.refusal import is_file
 from sesr_lab.errors import ModelError
 from sesr_lab.study.config import Architecture
 
@@ -45,14 +46,14 @@ def load_file(path: Path) -> dict[str, Tensor]:
     """The expanded weights in a safetensors file, on the CPU.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds something else.
+        ModelError: the file is missing, damaged, or holds something else, or what is no number.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file as read
 
     from sesr_lab.network.model import shape_of
 
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"{path}: there is no such file")
     try:
         weights = read(path)
@@ -64,6 +65,9 @@ def load_file(path: Path) -> dict[str, Tensor]:
     except ValueError as error:
         hint = "; this is the collapsed form: give weights.safetensors" if path.name == COLLAPSED else ""
         raise ModelError(f"{path}: {error}{hint}") from error
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ModelError(f"{path}: {broken[0]} holds what is no number (NaN or infinity); train the network again")
     return weights
 
 

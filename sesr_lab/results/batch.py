@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ import numpy as np
 
 from sesr_lab.data import Progress
 from sesr_lab.data.picture import SUFFIXES
-from sesr_lab.data.refusal import shown
+from sesr_lab.data.refusal import is_folder, shown
 from sesr_lab.errors import ConfigError, DataError, SesrError
 from sesr_lab.results import comparing, decoding, upscaling
 from sesr_lab.results.decoding import Picture, Samples
@@ -24,6 +24,8 @@ from sesr_lab.results.inference import Network
 
 READ = (*SUFFIXES, ".gif")
 """Names that count as pictures in a folder, in lower case."""
+LONGEST_EXIF = 65_533 - 6
+"""Bytes of it in a JPEG, without its name."""
 _BAR = 1000
 """Parts of one picture in the progress."""
 
@@ -67,6 +69,13 @@ class Failed:
 class _Order:
     source: Path
     target: Path
+    sheet: Path | None
+    """Where its contact sheet is written, if it gets one."""
+
+    @property
+    def places(self) -> list[str]:
+        """What is written for it, links followed."""
+        return [os.path.realpath(path) for path in (self.target, self.sheet) if path is not None]
 
 
 def upscale_files(
@@ -100,8 +109,9 @@ def upscale_files(
 
         try:
             written.append(_upscale(order, network, settings, show))
-        except SesrError as error:
-            failures.append(Failed(name, str(error).removeprefix(f"{name}: ")))
+        except (SesrError, MemoryError) as error:
+            reason = str(error) if isinstance(error, SesrError) else "there is not enough memory; use a smaller --tile"
+            failures.append(Failed(name, reason.removeprefix(f"{name}: ")))
             failed(failures[-1])
     return written, failures
 
@@ -112,36 +122,59 @@ def _orders(inputs: Sequence[Path], out: Path, settings: Settings) -> tuple[list
     if is_file and settings.suffix and FORMATS.get(out.suffix.lower()) != FORMATS[settings.suffix]:
         raise ConfigError(f"{shown(out)}: its name says {out.suffix}, --format says {settings.suffix[1:]}; give one")
     sources, failures = _sources(inputs, out)
-    orders = [_Order(source, out if is_file else out / _name(source, settings)) for source in sources]
-    taken: dict[str, list[_Order]] = {}
+    orders = [_order(source, out if is_file else out / _name(source, settings), settings) for source in sources]
+    claims: dict[str, list[_Order]] = {}
     for order in orders:
-        taken.setdefault(os.path.realpath(order.target), []).append(order)
-    is_input = {os.path.realpath(source) for source in sources}
+        for place in order.places:
+            claims.setdefault(place, []).append(order)
+    kept = {os.path.realpath(path): "original" for path in _originals(settings.originals)}
+    kept |= {os.path.realpath(source): "input" for source in sources}
     fine: list[_Order] = []
-    for place, claims in taken.items():
-        for order in claims:
-            if len(claims) > 1:
-                other = next(claim for claim in claims if claim is not order)
-                both = f"{shown(other.source)} would be written to {shown(order.target)} too"
-                failures.append(Failed(shown(order.source), f"{both}; rename one, or upscale them apart"))
-            elif place in is_input:
-                reason = f"would be written over the input {shown(order.target)}; choose another -o"
-                failures.append(Failed(shown(order.source), reason))
-            else:
-                fine.append(order)
+    for order in orders:
+        reason = _in_the_way(order, claims, kept)
+        if reason:
+            failures.append(Failed(shown(order.source), reason))
+        else:
+            fine.append(order)
     if fine:
         _make(out.parent if is_file else out)
     return fine, failures
 
 
+def _order(source: Path, target: Path, settings: Settings) -> _Order:
+    return _Order(source, target, target.with_name(f"{target.stem}-compare.png") if settings.compare else None)
+
+
+def _in_the_way(order: _Order, claims: Mapping[str, Sequence[_Order]], kept: Mapping[str, str]) -> str:
+    """Why what is written for an order would overwrite a picture that is needed, or be overwritten; nothing if not."""
+    for place, path in zip(order.places, (order.target, order.sheet), strict=False):
+        others = [claim for claim in claims[place] if claim is not order]
+        if others:
+            both = f"{shown(others[0].source)} would be written to {shown(str(path))} too"
+            return f"{both}; rename one, or upscale them apart"
+        if place in kept:
+            return f"would be written over the {kept[place]} {shown(str(path))}; choose another -o"
+    return ""
+
+
+def _originals(place: Path | None) -> list[Path]:
+    """The pictures that results are compared with; none where they cannot be listed, which is said when one is read."""
+    if place is None or not is_folder(place):
+        return [] if place is None else [place]
+    try:
+        return [path for path in place.iterdir() if path.suffix.lower() in READ]
+    except OSError:
+        return []
+
+
 def _is_file(inputs: Sequence[Path], out: Path) -> bool:
     """Whether `out` names the one file to write, and not a folder."""
     suffix = out.suffix.lower()
-    if out.is_dir() or suffix not in (*FORMATS, *READ):
+    if is_folder(out) or suffix not in (*FORMATS, *READ):
         return False
     if suffix not in FORMATS:
         raise ConfigError(f"{shown(out)}: {suffix} cannot be written; allowed are {', '.join(FORMATS)}")
-    if len(inputs) > 1 or inputs[0].is_dir():
+    if len(inputs) > 1 or is_folder(inputs[0]):
         raise ConfigError(f"{shown(out)}: one file for several pictures; give a folder as -o")
     return True
 
@@ -151,7 +184,7 @@ def _sources(inputs: Sequence[Path], out: Path) -> tuple[list[Path], list[Failed
     failures = []
     for given in inputs:
         try:
-            for path in _listed(given, out) if given.is_dir() else [given]:
+            for path in _listed(given, out) if is_folder(given) else [given]:
                 found.setdefault(os.path.realpath(path), path)
         except DataError as error:
             failures.append(Failed(shown(given), str(error)))
@@ -160,7 +193,7 @@ def _sources(inputs: Sequence[Path], out: Path) -> tuple[list[Path], list[Failed
 
 def _listed(folder: Path, out: Path) -> list[Path]:
     """The pictures that lie directly in a folder."""
-    if out.exists() and folder.samefile(out):
+    if is_folder(out) and folder.samefile(out):
         raise DataError("is the output folder too; choose another -o")
     try:
         entries = sorted(folder.iterdir())
@@ -195,9 +228,11 @@ def _upscale(order: _Order, network: Network, settings: Settings, show: Callable
     parts = (_fitted(rows, header) for rows in upscaling.upscaled(picture, network, tile=settings.tile))
     with _replaced(order.target) as file:
         write(name, file, header, _watched(parts, header.height, show))
-    sheet = _sheet(order, picture, network, settings) if settings.compare else None
+    if order.sheet is not None:
+        _sheet(order.sheet, order, picture, network, settings)
     seconds = time.monotonic() - began
-    source, target, beside = shown(order.source), shown(order.target), None if sheet is None else shown(sheet)
+    source, target = shown(order.source), shown(order.target)
+    beside = None if order.sheet is None else shown(order.sheet)
     return Written(source, target, header.width, header.height, seconds, beside)
 
 
@@ -220,10 +255,15 @@ def _header(picture: Picture, scale: int, name: str, settings: Settings, order: 
         channels=channels,
         bits=16 if picture.peak > 255 and name in DEEP else 8,
         icc=picture.icc,
-        exif=picture.exif,
+        exif=decoding.exif_of(picture.orientation) if name == "JPEG" and _is_long(picture.exif) else picture.exif,
         orientation=picture.orientation,
         quality=settings.quality,
     )
+
+
+def _is_long(exif: bytes | None) -> bool:
+    """Whether EXIF is more than a JPEG holds in its one segment: of a longer one the orientation is kept."""
+    return exif is not None and len(exif) > LONGEST_EXIF
 
 
 def _fitted(rows: Samples, header: Header) -> Samples:
@@ -272,13 +312,11 @@ class _replaced:  # noqa: N801  (used as a function, like contextlib's own)
         return DataError(f"{shown(self.path)}: cannot be written ({error.strerror or error}); choose another -o")
 
 
-def _sheet(order: _Order, picture: Picture, network: Network, settings: Settings) -> Path:
-    target = order.target.with_name(f"{order.target.stem}-compare.png")
+def _sheet(target: Path, order: _Order, picture: Picture, network: Network, settings: Settings) -> None:
     original = _original(order, settings.originals, network.scale, picture)
     sheet = comparing.sheet(picture, network, original=original)
     with _replaced(target) as file:
         comparing.write_png(file, sheet)
-    return target
 
 
 def _original(order: _Order, originals: Path | None, scale: int, picture: Picture) -> Picture | None:
@@ -286,12 +324,8 @@ def _original(order: _Order, originals: Path | None, scale: int, picture: Pictur
     if originals is None:
         return None
     found = originals
-    if originals.is_dir():
-        same = [
-            p
-            for p in sorted(originals.iterdir())
-            if p.suffix.lower() in READ and _stem(p, scale) == _stem(order.source, scale)
-        ]
+    if is_folder(originals):
+        same = [path for path in sorted(_originals(originals)) if _stem(path, scale) == _stem(order.source, scale)]
         if len(same) != 1:
             held = " and ".join(shown(p) for p in same) or "no picture"
             raise DataError(f"{shown(originals)}: {held} for {shown(order.source)}; one of its name is needed")

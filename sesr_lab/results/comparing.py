@@ -30,8 +30,11 @@ def sheet(picture: Picture, network: Network, *, original: Picture | None = None
         shown["original"] = original.samples[scale * top :, scale * left :][: scale * height, : scale * width]
     pictures = {name: _eight_bits(samples) for name, samples in shown.items()}
     truth = pictures.get("original")
-    cells = [Cell(_upright(rgb, picture.orientation), name, _note(rgb, truth, scale)) for name, rgb in pictures.items()]
-    return contact_sheet([cells])
+    is_grey = original is not None and original.samples.shape[2] < 3
+    notes = {name: _note(rgb, truth, scale, is_grey=is_grey) for name, rgb in pictures.items()}
+    return contact_sheet(
+        [[Cell(_upright(rgb, picture.orientation), name, notes[name]) for name, rgb in pictures.items()]]
+    )
 
 
 def write_png(file: BinaryIO, picture: NDArray[np.uint8]) -> None:
@@ -88,12 +91,14 @@ def _eight_bits(samples: Samples) -> NDArray[np.uint8]:
     return np.floor(colours + 0.5).astype(np.uint8)
 
 
-def _note(rgb: NDArray[np.uint8], truth: NDArray[np.uint8] | None, scale: int) -> str:
+def _note(rgb: NDArray[np.uint8], truth: NDArray[np.uint8] | None, scale: int, *, is_grey: bool) -> str:
+    """What `evaluate` would say of it; a grey picture is its own luma."""
     if truth is None or min(truth.shape[:2]) <= 2 * scale:
         return ""
     if rgb is truth:
         return f"PSNR: luma, shave {scale}"
-    return f"{psnr(shave(luma(rgb), scale), shave(luma(truth), scale)):.2f} dB"
+    found, wanted = (picture[..., 0].astype(np.float64) if is_grey else luma(picture) for picture in (rgb, truth))
+    return f"{psnr(shave(found, scale), shave(wanted, scale)):.2f} dB"
 
 
 def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

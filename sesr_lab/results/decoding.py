@@ -152,12 +152,12 @@ def _read_tiff(content: bytes, label: str) -> Picture:
     return Picture(
         _tiff_channels(samples, tags, lies, label),
         icc=bytes(tags[_PROFILE]) if _PROFILE in tags else None,
-        exif=None if orientation == 1 else _exif_of(orientation),
+        exif=None if orientation == 1 else exif_of(orientation),
         orientation=orientation,
     )
 
 
-def _exif_of(orientation: int) -> bytes:
+def exif_of(orientation: int) -> bytes:
     """EXIF that says this and nothing else, for formats that have no other place for it."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from sesr_lab.data import Progress
 from sesr_lab.data.dataset import load
 from sesr_lab.data.pair import Sample
 from sesr_lab.data.refusal import shown
-from sesr_lab.errors import ConfigError, ExportError
+from sesr_lab.errors import ConfigError, ExportError, SesrError
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.results.onnx_file import Exported, float_file, int8_file
 from sesr_lab.results.tflite_file import tflite_file
@@ -20,6 +21,7 @@ from sesr_lab.scores.evaluate import benchmark
 from sesr_lab.targets.estimate import INPUT, Size, parse_size
 from sesr_lab.tracking.runs import Tracker
 
+_log = logging.getLogger(__name__)
 SUFFIXES: Final = (".onnx", ".tflite")
 ARTIFACTS = "export"
 """Where exported files lie among a run's artifacts."""
@@ -85,8 +87,12 @@ def export(
     if tracker is None or named.version is None or not named.version.run_id:
         return Delivered(path, made, None, None)
     artifact = f"{ARTIFACTS}/{path.name}"
-    with tracker.adding_to(tracker.run(named.version.run_id).key) as log:
-        log.log_file(made.content, artifact)
+    try:
+        with tracker.adding_to(tracker.run(named.version.run_id).key) as log:
+            log.log_file(made.content, artifact)
+    except SesrError as error:
+        _log.warning("%s is written, but not kept with the run that trained the network: %s", shown(path), error)
+        return Delivered(path, made, None, None)
     tracker.flush()
     return Delivered(path, made, named.version.run_id, artifact)
 

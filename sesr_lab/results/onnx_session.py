@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sesr_lab.data.refusal import is_file
 from sesr_lab.errors import ModelError
 from sesr_lab.targets.onnx_tools import onnxruntime_package
 from sesr_lab.training import cores
@@ -42,7 +42,7 @@ def open_session(source: str | bytes, *, threads: int = 0) -> Session:
     """
     runtime = onnxruntime_package()
     label = source if isinstance(source, str) else "the exported file"
-    if isinstance(source, str) and not Path(source).is_file():
+    if isinstance(source, str) and not is_file(source):
         raise ModelError(f"{label}: there is no such file")
     options = runtime.SessionOptions()
     is_limited = cores.allowed() < (os.cpu_count() or 1)

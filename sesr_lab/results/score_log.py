@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -24,7 +25,7 @@ def log_scores(tracker: Tracker, named: Named, score: ModelScore, sets: Sequence
     assert named.version is not None  # only a registered network has a run
     with tracker.adding_to(tracker.run(named.version.run_id).key) as run:
         for scored, samples in zip(score.sets, sets, strict=True):
-            name = _key(scored.set)
+            name = key_of(scored.set)
             run.log_constants({f"test/{name}/psnr": round(scored.psnr, 4), f"test/{name}/ssim": round(scored.ssim, 5)})
             document = ModelScore(score.model, score.params, score.macs_720p, (scored,)).document()
             run.log_file(json.dumps(document, indent=2).encode(), f"{ARTIFACTS}/{name}.json")
@@ -42,6 +43,7 @@ def _worst(named: Named, scored: SetScore, samples: Benchmark) -> bytes:
     return image.getvalue()
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A set's name as MLflow takes it in a metric's name and a path."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "set"
+    kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
+    return kept or f"set-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # of letters that are none of these

@@ -115,7 +115,7 @@ def markdown_of(results: Sequence[ModelScore], rows: Sequence[ScoreRow], scale: 
 
 
 def _scores(item: SetScore) -> str:
-    psnr = f"{item.psnr:.2f}" if math.isfinite(item.psnr) else "exact"
+    psnr = "exact" if item.psnr == math.inf else f"{item.psnr:.2f}"
     return f"{psnr} / {item.ssim:.4f}"
 
 

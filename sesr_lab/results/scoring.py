@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from sesr_lab.data import Progress
+from sesr_lab.data.refusal import shown
 from sesr_lab.errors import ConfigError, ModelError
 from sesr_lab.network.cost import Costs, costs
 from sesr_lab.network.model import from_weights
 from sesr_lab.registry.lookup import Named, find, is_file, of_file
 from sesr_lab.results.inference import Network, network
-from sesr_lab.results.score_log import log_scores
+from sesr_lab.results.score_log import key_of, log_scores
 from sesr_lab.results.seen import Seen
 from sesr_lab.scores.evaluate import Benchmark, ModelScore, OfPicture, Scored, benchmark, network_upscaler, score_set
 from sesr_lab.tracking.runs import Tracker
@@ -55,7 +56,7 @@ def score_models(
         log: keep the scores of registered networks with the runs that have trained them.
 
     Raises:
-        ConfigError: the scale is not one that SESR has, or there is no run to log to.
+        ConfigError: the scale is not one that SESR has, or there is no run to log to, or two sets of one name to log.
         SesrError: a model or a picture cannot be found or read.
     """
     if scale not in (2, 4):
@@ -67,14 +68,31 @@ def score_models(
     found = [_candidate(model, tracker, scale=scale, device=device, prefix=prefix) for model in models]
     if log and not any(each.named is not None and each.named.version is not None for each in found):
         raise ConfigError("evaluate: --log: scores are kept with the run of a registered network; name one as MODEL")
+    if log:
+        _check_log(found, sets, tracker)
     seen = Seen(sets, progress)
-    results = []
-    for each in found:
-        score = _score(each, sets, seen, progress)
-        results.append(score)
+    results = [_score(each, sets, seen, progress) for each in found]
+    for each, score in zip(found, results, strict=True):
         if log and tracker is not None and each.named is not None and each.named.version is not None:
             log_scores(tracker, each.named, score, sets)
     return results
+
+
+def _check_log(found: Sequence[_Candidate], sets: Sequence[Benchmark], tracker: Tracker | None) -> None:
+    """Looks, before minutes of scoring, whether the scores can be kept: in runs that are there, a name for each set."""
+    owners: dict[str, Benchmark] = {}
+    for each in sets:
+        other = owners.setdefault(key_of(each.name), each)
+        if other is not each:
+            both = f"{shown(other.name)} and {shown(each.name)}"
+            raise ConfigError(
+                f"evaluate: --log: {both} would be kept under one name; rename a folder, or leave one out"
+            )
+    for candidate in found:
+        if tracker is not None and candidate.named is not None and candidate.named.version is not None:
+            if not candidate.named.version.run_id:
+                raise ConfigError(f"evaluate: --log: {candidate.model} has no run; leave it out, or --log")
+            tracker.run(candidate.named.version.run_id)
 
 
 def _candidate(model: str, tracker: Tracker | None, *, scale: int, device: torch.device, prefix: str) -> _Candidate:

@@ -54,7 +54,7 @@ def columns_of(trials: Sequence[Trial]) -> list[Column]:
         Column("ms", [outcome.latency_ms for outcome in outcomes], ".2f"),
         Column("weights", [outcome.params for outcome in outcomes], ","),
         Column("scale", [outcome.scale for outcome in outcomes]),
-        *(Column(name, [_setting(trial.settings.get(name)) for trial in trials], "g") for name in names),
+        *(_settings_column(name, [_setting(trial.settings.get(name)) for trial in trials]) for name in names),
         Column("steps", [outcome.steps for outcome in outcomes], ","),
         Column("seconds", [outcome.seconds for outcome in outcomes], ".0f"),
         Column("result", [outcome.result for outcome in outcomes]),
@@ -106,6 +106,11 @@ def _kind(column: Column) -> str:
 
 def _is_constant(column: Column) -> bool:
     return column.is_empty or (column.name not in ("trial", "PSNR", "GMACs") and len(set(column.values)) == 1)
+
+
+def _settings_column(name: str, values: Sequence[Cell]) -> Column:
+    """Whole numbers in full: seeds of seven digits are not to look alike."""
+    return Column(name, values, "g" if any(isinstance(value, float) for value in values) else "")
 
 
 def _setting(value: bool | int | float | str | None) -> Cell:

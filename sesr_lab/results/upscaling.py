@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from sesr_lab.errors import ModelError
 from sesr_lab.results.decoding import Picture, Samples
 from sesr_lab.results.inference import Network
 from sesr_lab.results.interpolation import Plane, enlarged, rows_around
@@ -32,13 +33,16 @@ def upscaled(picture: Picture, network: Network, *, tile: int = TILE) -> Iterato
 
     Args:
         tile: low-resolution pixels of a tile's side; 0 takes the whole picture at once. The samples are the same.
+
+    Raises:
+        ModelError: the network gives what is no number.
     """
     height, width = picture.samples.shape[:2]
     rows, columns = tile or height, (tile and (network.wide or tile)) or width
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         if network.colours == 3:
-            planes = _run(picture, network, top, bottom, columns)
+            planes = _run(picture, network, top, bottom, columns) * np.float32(picture.peak)
             yield _with_alpha(picture, planes, network.scale, top, bottom)
             continue
         y = _run(picture, network, top, bottom, columns)[0]
@@ -80,6 +84,8 @@ def _run(picture: Picture, network: Network, top: int, bottom: int, tile: int) -
             :, scale * (top - above) : scale * (bottom - above), scale * (left - start) : scale * (right - start)
         ]
         output[:, :, scale * left : scale * right] = inner
+    if not np.isfinite(output).all():
+        raise ModelError(f"{network.name}: gives pixels that are no numbers (NaN or infinity); take another network")
     return output
 
 

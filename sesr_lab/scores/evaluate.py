@@ -159,7 +159,9 @@ def score_sample(sample: Sample, scored: Scored, *, scale: int) -> PictureScore:
     if scored == "bicubic":
         levels = bicubic_levels(sample, scale)
     elif isinstance(scored, OfPicture):
-        levels = luma(scored.upscale(sample.lr))
+        made = scored.upscale(sample.lr)
+        is_grey = sample.hr.ndim == 2  # then it is its own luma
+        levels = np.floor(made.mean(axis=2) + 0.5) if is_grey else luma(made)
     else:
         levels = to_levels(scored((luma(sample.lr) / 255).astype(np.float32)))
     truth, levels = shave(luma(sample.hr), scale), shave(levels, scale)

@@ -17,6 +17,7 @@ from typed import Typed
 
 from sesr_lab.data.image import downscale
 from sesr_lab.network.model import SESR
+from sesr_lab.results.score_log import key_of
 from sesr_lab.sweep.driver import sweep
 
 pytestmark = pytest.mark.slow
@@ -228,6 +229,28 @@ def test_scores_and_worst_pictures_are_kept_with_the_run(typed: Typed, tmp_path:
         assert image.height > 3 * 256  # three pictures, one below the other
     line = typed.error("evaluate", "bicubic", "--benchmark", folder, "--log")
     assert line == "evaluate: --log: scores are kept with the run of a registered network; name one as MODEL"
+
+
+def test_sets_that_would_be_kept_under_one_name_are_refused_before_they_are_scored(
+    typed: Typed, tmp_path: Path
+) -> None:
+    there, _ = lab(tmp_path)
+    best = sweep(tiny(photographs(tmp_path / "photos"), trials=1), there, storage(tmp_path)).best
+    assert best is not None
+    sets = [str(pictures(tmp_path / name)) for name in ("Set 5", "Set(5)")]
+    line = typed.error("evaluate", best.model, "--log", "--benchmark", sets[0], "--benchmark", sets[1])
+    assert line == ("evaluate: --log: Set 5 and Set(5) would be kept under one name; rename a folder, or leave one out")
+    assert key_of("日本") != key_of("пейзажи")
+
+
+def test_a_file_for_rgb_scores_grey_pictures_as_one_for_luma_does(typed: Typed, tmp_path: Path) -> None:
+    file, folder = weights(tmp_path / "tiny.safetensors"), pictures(tmp_path / "set")
+    assert typed("export", str(file), "-o", "tiny.onnx") == 0
+    assert typed("export", str(file), "-o", "rgb.onnx", "--rgb") == 0
+    luma_, rgb = typed.json("evaluate", "tiny.onnx", "rgb.onnx", "--benchmark", folder)["models"]
+    by_name = [{each["name"]: each["psnr"] for each in model["sets"][0]["pictures"]} for model in (luma_, rgb)]
+    grey = next(name for name in by_name[0] if name.startswith("c"))
+    assert by_name[1][grey] == pytest.approx(by_name[0][grey], abs=0.05)
 
 
 def test_a_set_without_lr_is_scored_on_matlabs_bicubic(typed: Typed, tmp_path: Path) -> None:

@@ -16,8 +16,14 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 from typed import Typed
 
+from sesr_lab.data.image import downscale
 from sesr_lab.data.refusal import MAX_PIXELS
 from sesr_lab.network.model import SESR
+from sesr_lab.registry.lookup import of_file
+from sesr_lab.results import comparing
+from sesr_lab.results.decoding import Picture
+from sesr_lab.results.inference import of_named
+from sesr_lab.scores.evaluate import benchmark, score_sample
 from sesr_lab.tracking.runs import open_store
 
 pytestmark = pytest.mark.slow
@@ -234,6 +240,78 @@ def test_compare_writes_a_sheet_with_the_original(typed: Typed, model: str, tmp_
     assert three[0] > 1.4 * two[0]
     assert typed("upscale", "in", "--model", model, "-o", "out", "--original", "in") == 1
     assert errors(typed)[0].startswith("in/a.png: ")
+
+
+def test_a_sheet_says_of_a_grey_picture_what_evaluate_says(model: str, tmp_path: Path) -> None:
+    grey = np.ascontiguousarray(skimage.data.camera()[100:200, 200:340])
+    set_ = tmp_path / "set"
+    photo(set_ / "HR" / "a.png", grey)
+    photo(set_ / "LR_x2" / "a.png", lr := downscale(grey, 2))
+    (score,) = benchmark(set_, 2)
+    bicubic = score_sample(score, "bicubic", scale=2).psnr
+    notes: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparing, "contact_sheet", lambda rows: notes.extend(cell.note for cell in rows[0]))
+        comparing.sheet(Picture(lr[..., None]), of_named(of_file(model)), original=Picture(grey[..., None]))
+    assert float(notes[0].removesuffix(" dB")) == pytest.approx(bicubic, abs=0.05)
+
+
+def test_no_original_and_no_other_picture_is_written_over(typed: Typed, model: str, tmp_path: Path) -> None:
+    large = PHOTO.repeat(2, axis=0).repeat(2, axis=1)
+    photo(tmp_path / "lr" / "a.png")
+    photo(tmp_path / "hr" / "a.png", large)
+    photo(tmp_path / "two" / "a.png")
+    photo(tmp_path / "two" / "a.jpg")
+    photo(tmp_path / "named" / "a.png")
+    photo(tmp_path / "named" / "a-compare.png")
+    before = (tmp_path / "hr" / "a.png").read_bytes()
+    for words in (("-o", "hr"), ("-o", "hr/a.png")):
+        assert typed("upscale", "lr/a.png", "--model", model, *words, "--original", "hr") == 1
+        assert errors(typed) == ["lr/a.png: would be written over the original hr/a.png; choose another -o"]
+    assert (tmp_path / "hr" / "a.png").read_bytes() == before
+    for folder in ("two", "named"):
+        assert typed("upscale", folder, "--model", model, "-o", "out", "--compare") == 1
+        assert len(errors(typed)) == 2
+        assert all("out/a-compare.png too; rename one" in line for line in errors(typed))
+        assert typed("upscale", folder, "--model", model, "-o", "out") == 0
+    assert typed("upscale", "named/a.png", "--model", model, "-o", "named/b.png", "--compare") == 0
+    (tmp_path / "named" / "b-compare.png").unlink()
+    words = ("named/a.png", "named/a-compare.png", "-o", "out2", "--compare")
+    assert typed("upscale", *words, "--model", model) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_exif_that_a_jpeg_cannot_hold_costs_no_picture(typed: Typed, model: str, tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "x" * 70_000  # a description
+    photo(tmp_path / "in" / f"a{suffix}", exif=exif)
+    photo(tmp_path / "in" / "b.png")
+    assert typed("upscale", "in", "--model", model, "-o", "out", "--format", "jpeg") == 0
+    with Image.open("out/a.jpg") as image:
+        assert image.getexif()[0x0112] == 6
+    assert size(Path("out/b.jpg")) == (134, 102)
+
+
+def test_names_that_are_too_long_are_a_line_each(typed: Typed, model: str, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    assert typed("upscale", "x" * 300 + ".png", "a.png", "--model", model, "-o", "out") == 1
+    assert len(errors(typed)) == 1
+    assert Path("out/a.png").exists()
+    assert typed("upscale", "a.png", "--model", "x" * 300 + ".safetensors", "-o", "out") == 1
+    assert len(errors(typed)) == 1
+
+
+def test_weights_that_are_no_numbers_are_refused(typed: Typed, model: str, tmp_path: Path) -> None:
+    broken = SESR(m=1, f=4, feature_size=8, scale=2)
+    with torch.no_grad():
+        broken.tail.project[0, 0, 0] = float("nan")
+    save_file(broken.state_dict(), tmp_path / "broken.safetensors")
+    photo(tmp_path / "a.png")
+    for words in (("upscale", "a.png", "-o", "out", "--model"), ("evaluate", "--benchmark", ".", "--scale", 2)):
+        line = typed.error(*words, "broken.safetensors")
+        assert line.endswith("broken.safetensors: tail.project holds what is no number (NaN or infinity); train the "
+                             "network again")  # fmt: skip
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(typed: Typed, model: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typed import Typed
 
 from sesr_lab.data.image import rgb, upscale, ycbcr
-from sesr_lab.errors import ConfigError
+from sesr_lab.errors import ConfigError, ModelError
 from sesr_lab.network.model import SESR
 from sesr_lab.registry.lookup import Named, lineage_of_file
 from sesr_lab.results import openvino_engine
@@ -50,6 +50,11 @@ def crop(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> 
     if dtype is np.uint16:  # 16 bits that are not only 257 times 8 bits
         colours = colours.astype(np.uint16) * 256 + np.roll(colours, 1, axis=0)
     return Picture(np.ascontiguousarray(colours))
+
+
+def colours(of: Network) -> Network:
+    """An RGB network that does to each colour what `of` does to luma, as `export --rgb` has them for grey."""
+    return Network("rgb", of.scale, of.radius, 3, lambda planes: np.concatenate([of.run(p[None]) for p in planes]))
 
 
 def made(picture: Picture, with_network: Network, tile: int = 0) -> NDArray[np.unsignedinteger]:
@@ -171,3 +176,21 @@ def test_what_brings_its_own_engine_takes_no_other(capsys: pytest.CaptureFixture
     assert "a.onnx: --engine is for networks whose weights are at hand; leave it out" in typed.err
     assert typed("upscale", "a.png", "--model", "a.onnx", "-o", "b.png", "--engine", "cuda") == 1
     assert "upscale: --engine: found 'cuda'; allowed are auto, openvino" in typed.err
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_network_of_colours_gives_each_colour_what_a_network_of_luma_gives_grey(channels: int, dtype: type) -> None:
+    picture, luma_network = crop(40, 50, channels, dtype), ready()
+    found = made(picture, colours(luma_network))
+    for channel in range(channels - (channels in (2, 4))):
+        grey = Picture(np.ascontiguousarray(picture.samples[..., channel : channel + 1]))
+        expected = made(grey, luma_network)[..., 0]
+        np.testing.assert_allclose(found[..., channel], expected, rtol=0, atol=1)
+        assert expected.max() > 0.5 * picture.peak
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    broken = Network("broken", 2, 1, 1, lambda planes: np.full((1, 80, 100), np.nan, np.float32))
+    with pytest.raises(ModelError, match=r"^broken: gives pixels that are no numbers"):
+        made(crop(40, 50), broken)
