@@ -171,6 +171,9 @@ class StudySpec(Frozen):
                 raise ValueError(f"space.{key}: found a range; list its values (ranges are for {CONTINUOUS[0]})")
             if key in self.train:
                 raise ValueError(f"space.{key}: also fixed under [train]; keep one of them")
+        for key in ("scale", "data"):
+            if any(key in settings for settings in self.enqueue):
+                raise ValueError(f"enqueue: {key}: scores at another {key} do not compare; set it under [train]")
         outside = [
             f"{key} = {settings[key]!r} is not in space.{key}"
             for settings in self.enqueue
@@ -253,7 +256,7 @@ class StudySpec(Frozen):
     def _searched(self) -> set[str]:
         """The keys of a trial's identity that its space decides."""
         if "recipe" in self.space:
-            return {*self.space, *RECIPE_KEYS}
+            return {*self.space, *(set(RECIPE_KEYS) - self.train.keys())}
         return {*self.space}
 
 

@@ -146,9 +146,10 @@ class Chronicle:
         for outcome in stands:
             publish_outcome(self.lab, outcome)
         self.lab.tracker.flush()
-        found = confirmed(networks, {outcome.label: with_places(self.lab, outcome).model for outcome in stands})
+        seeds = self.spec.confirm.seeds if self.spec.confirm is not None else 0
+        found = confirmed(networks, {outcome.label: with_places(self.lab, outcome).model for outcome in stands}, seeds)
         with self.lab.tracker.adding_to(self.key) as log:
-            if found:
+            if found and len(found[0].psnrs) >= seeds:
                 log.set_tags({"sesr.champion": found[0].model or found[0].network})
             rows = [asdict(each) | {"mean": each.mean, "spread": each.spread} for each in found]
             log.log_file(json.dumps(rows, indent=2).encode(), "confirmed.json")

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import Confirm, StudySpec
-from sesr_lab.sweep.records import Entry
+from sesr_lab.sweep.records import ENDLESS, Entry
 from sesr_lab.trials.outcome import Outcome, pareto
 
 SUFFIX = "-confirm"
@@ -52,7 +52,7 @@ def confirmation(spec: StudySpec, confirm: Confirm, entries: Sequence[Entry]) ->
     changes: dict[str, object] = {
         "name": spec.name + SUFFIX,
         "description": f"the best networks of {spec.name}, trained again with {confirm.seeds} seeds each",
-        "trials": 100_000,  # it ends with its list
+        "trials": ENDLESS,
         "space": {},
         "enqueue": tuple(named),
         "candidates": None,
@@ -60,6 +60,7 @@ def confirmation(spec: StudySpec, confirm: Confirm, entries: Sequence[Entry]) ->
         "pruning": None,
         "confirm": None,
         "patience": None,
+        "max_failure_rate": None,
     }
     kept = {name: getattr(spec, name) for name in StudySpec.model_fields}
     return StudySpec(**kept | changes)
@@ -81,14 +82,17 @@ def middle(seeds: Sequence[Outcome]) -> Outcome:
     return min(seeds, key=lambda outcome: abs((outcome.psnr or 0.0) - mean))
 
 
-def confirmed(networks: Iterable[Sequence[Outcome]], models: Mapping[str, str | None]) -> tuple[Confirmed, ...]:
-    """What the trainings of each network say, the best mean first.
+def confirmed(
+    networks: Iterable[Sequence[Outcome]], models: Mapping[str, str | None], seeds: int
+) -> tuple[Confirmed, ...]:
+    """What the trainings of each network say, the best mean first; those last of whose seeds some are missing.
 
     Args:
         models: the registered versions, by the labels of their trials.
+        seeds: how many each network was to be trained with; one lucky seed is no mean.
     """
-    found = [_confirmed(seeds, models.get(middle(seeds).label)) for seeds in networks]
-    ranked = sorted(found, key=lambda each: (-each.mean, each.macs_720p))
+    found = [_confirmed(each, models.get(middle(each).label)) for each in networks]
+    ranked = sorted(found, key=lambda each: (len(each.psnrs) < seeds, -each.mean, each.macs_720p))
     return tuple(_with_ties(each, ranked) for each in ranked)
 
 

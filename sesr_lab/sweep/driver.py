@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from sesr_lab import faults
+from sesr_lab.data.dataset import Data
 from sesr_lab.errors import ConfigError, SesrError
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.space import Choice
@@ -33,7 +35,7 @@ from sesr_lab.sweep.sharing import share_of
 from sesr_lab.sweep.storage import Patience
 from sesr_lab.training.trainer import Checkpoint, Evaluation
 from sesr_lab.trials import checkpoint, trial
-from sesr_lab.trials.lab import Interrupted, Lab, load_data
+from sesr_lab.trials.lab import Interrupted, Lab, load_data, untrained
 from sesr_lab.trials.lifecycle import reap
 from sesr_lab.trials.outcome import Outcome, pareto
 from sesr_lab.trials.parent import Missing
@@ -42,7 +44,8 @@ __all__ = ["Sweep", "sweep"]
 
 IDLE_S = 0.1
 """Between two looks at what others do, where nothing is in the air."""
-_DATA = "sesr:data_fingerprint"
+_DATA, _LR = "sesr:data_fingerprint", "sesr:lr_fingerprint"
+"""Attributes of a stored study."""
 
 
 def sweep(
@@ -84,10 +87,10 @@ def _run(spec: StudySpec, lab: Lab, storage: str, start: Callable[[Lab], Executo
         closing(share_of(spec.name, lab.locks, patience)) as share,
         closing(Inline(lab.where) if start is None else start(lab)) as executor,
     ):
-        fingerprint = _load_pictures(spec, lab)
+        data = _load_pictures(spec, lab)
         with share.asking():
             ledger = Ledger(spec, storage, patience)
-            _check_pictures(spec, ledger, fingerprint)
+            _check_pictures(spec, ledger, data)
         reap(lab)
         with share.asking():
             chronicle = Chronicle(spec, lab, ledger)
@@ -178,22 +181,29 @@ class _Driver:
 
     def _launch(self, start: Start) -> None:
         """Puts a training into the air, or lets it wait for its parent."""
+        may_publish = partial(self._is_ours, start)
         try:
             parent = self.lineage.parent_of(start)
+            if isinstance(parent, Missing):
+                made = self.lineage.block(start, parent)
+                if made is not None:
+                    self.queue.appendleft(made)
+                return
+            flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
         except NOT_TO_BE as error:
-            self.agenda.give_up(start, error)
+            self._give_up(start, error)
             return
-        if isinstance(parent, Missing):
-            made = self.lineage.block(start, parent)
-            if made is not None:
-                self.queue.appendleft(made)
-            return
-        may_publish = partial(self._is_ours, start)
-        flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
         faults.point("run opened")
         self.flights[flight.job.key] = flight
         flight.worker = self.executor.submit(flight.job)
         self.lab.view.begin(start.task.label, flight.worker)
+
+    def _give_up(self, start: Start, error: SesrError) -> None:
+        """Ends a training that cannot be begun, and those that need it."""
+        if start.makes is None:
+            self.agenda.give_up(start, error)
+        else:
+            self.lineage.landed(start.makes, untrained(start.task, "failed", str(error), key=start.key))
 
     def _is_ours(self, start: Start) -> bool:
         """Whether what a training comes to is for this driver to hand over."""
@@ -230,6 +240,7 @@ class _Driver:
     def _land(self, flight: Flight, outcome: Outcome) -> None:
         """Tells how a training ended."""
         if flight.start.makes is not None:
+            self.repair.budget.lose(outcome.seconds)  # no trial's outcome counts it
             self.lineage.landed(flight.start.makes, outcome)
             checkpoint.remove(outcome.key)
         elif flight.start.number is not None:
@@ -278,20 +289,23 @@ def _candidates(spec: StudySpec, storage: str) -> list[dict[str, Choice]]:
     return [dict(outcome.settings) for outcome in pareto(stored(spec.candidates, storage))]
 
 
-def _load_pictures(spec: StudySpec, lab: Lab) -> str:
-    """The fingerprint of the study's pictures, every patch that it may use checked against them."""
-    axis = spec.space.get("patch")
-    choices: list[dict[str, Choice]] = [{"patch": patch} for patch in axis] if isinstance(axis, tuple) else [{}]
+def _load_pictures(spec: StudySpec, lab: Lab) -> Data:
+    """The study's pictures, every patch that it may use checked against them."""
+    axes = {key: axis for key in ("patch", "recipe") if isinstance(axis := spec.space.get(key), tuple)}
+    choices = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    choices += [{key: each[key] for key in ("patch", "recipe") if key in each} for each in spec.enqueue]
     loaded = [load_data(lab, spec.trial(choice)) for choice in choices]
-    return loaded[0].fingerprint
+    return loaded[0]
 
 
-def _check_pictures(spec: StudySpec, ledger: Ledger, fingerprint: str) -> None:
-    """A study's numbers can be compared only while its pictures stay the same."""
-    known = ledger.attribute(_DATA)
-    if known is not None and known != fingerprint:
-        raise ConfigError(
-            f"study {spec.name}: its pictures ({spec.trial({}).data}) have changed since it began: "
-            f"fingerprint {fingerprint[:12]}, not {known[:12]}; restore them, or give the study another name"
-        )
-    ledger.set_attribute(_DATA, fingerprint)
+def _check_pictures(spec: StudySpec, ledger: Ledger, data: Data) -> None:
+    """A study's numbers can be compared only while its pictures stay the same, those that came as LR too."""
+    for attribute, now in ((_DATA, data.fingerprint), (_LR, data.lr_fingerprint)):
+        known = ledger.attribute(attribute)
+        if known is not None and known != now:
+            what = "pictures" if attribute == _DATA else "LR pictures"
+            raise ConfigError(
+                f"study {spec.name}: its {what} ({spec.trial({}).data}) have changed since it began: fingerprint "
+                f"{now[:12] or 'of none'}, not {known[:12] or 'of none'}; restore them, or give the study another name"
+            )
+        ledger.set_attribute(attribute, now)

@@ -15,6 +15,7 @@ from sesr_lab.study.spec import StudySpec
 from sesr_lab.study.summary import corners
 from sesr_lab.sweep.ledger import standing_of
 from sesr_lab.sweep.records import FEWEST, Standing, TimeLeft
+from sesr_lab.sweep.search import Search
 from sesr_lab.training.trainer import Budget, Progress, fit
 from sesr_lab.trials.trial import Place
 
@@ -32,9 +33,23 @@ def forecast(spec: StudySpec, url: str, where: Place, room: int | None = None) -
         StoreError: the database cannot be read.
     """
     found = standing_of(url, spec.name)
-    left = max(0, spec.trials - (0 if found is None else found.done))
+    left = max(0, min(spec.trials, _most(spec)) - (0 if found is None else found.done))
     time = _time_left(spec, found, left, where, room or 1)
     return {"trained already": 0 if found is None else found.done, "to be trained": left}, time
+
+
+def _most(spec: StudySpec) -> int:
+    """How many networks there are to train at most.
+
+    Raises:
+        ConfigError: none fits the study's limits.
+    """
+    search = Search(spec)  # a candidates' study is not looked up: it may not have run yet
+    if spec.candidates is not None or (spec.space and search.fitting is None):
+        return spec.trials
+    listed = {point.fingerprint for point in search.fitting or ()}
+    whole = [each for each in search.named if each.keys() >= spec.space.keys()]
+    return len(listed | {search.point(each).fingerprint for each in whole}) + len(search.named) - len(whole)
 
 
 def _time_left(spec: StudySpec, found: Standing | None, left: int, where: Place, slots: int) -> TimeLeft:

@@ -21,6 +21,7 @@ from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
 from sesr_lab.sweep import sampling
 from sesr_lab.sweep.records import (
+    ENDLESS,
     EXTRAS,
     FINGERPRINT,
     FINISHED,
@@ -122,6 +123,11 @@ class Ledger:
     def claim(self, waiting: Entry, point: Point) -> Entry | None:
         """The trial that somebody enqueued, running now; None if it is another's meanwhile."""
         trial_id = self._ids[waiting.number]
+        if self.entry(waiting.number).state != "waiting":
+            return None
+        # All that it takes to go on with it is there before it runs: a kill may come after any line.
+        for name, attribute in {KEY: uuid4().hex, FINGERPRINT: point.fingerprint, EXTRAS: dict(point.settings)}.items():
+            self.note(waiting.number, name, attribute)
         taken = self._surely(partial(self._storage.set_trial_state_values, trial_id, TrialState.RUNNING))
         if not taken:
             return None
@@ -129,8 +135,6 @@ class Ledger:
             if (distribution := self._draws.distributions.get(name)) is not None:
                 internal = distribution.to_internal_repr(value)
                 self._write(partial(self._storage.set_trial_param, trial_id, name, internal, distribution))
-        for name, attribute in (self._attributes(point) | {KEY: uuid4().hex}).items():
-            self.note(waiting.number, name, attribute)
         return self.entry(waiting.number)
 
     def note(self, number: int, name: str, value: object) -> None:
@@ -300,7 +304,8 @@ def _standing(study: optuna.Study) -> Standing:
     entries = tuple(entry_of(trial) for trial in study.get_trials(deepcopy=False))
     outcomes = tuple(outcomes_of(entries))
     attributes = study.user_attrs
-    wanted = attributes.get(WANTED) if isinstance(attributes.get(WANTED), int) else None
+    wanted = attributes.get(WANTED)
+    wanted = wanted if isinstance(wanted, int) and wanted < ENDLESS else None
     running = running_of(entries)
     return Standing(
         study=study.study_name,

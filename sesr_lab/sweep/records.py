@@ -18,6 +18,8 @@ State = Literal["waiting", "running", "complete", "pruned", "fail"]
 
 IDENTITY, FINISHED, WANTED, SAMPLER = "sesr:study", "sesr:finished", "sesr:trials", "sesr:sampler"
 """Attributes of a stored study."""
+ENDLESS = 100_000
+"""Networks of a study that ends with its list, however long that is."""
 FINGERPRINT, KEY, OUTCOME, TWIN, REASON = "fingerprint", "key", "outcome", "dedup_of", "reason"
 ERRORS, LOSSES, RUNG = "errors", "lost", "rung"
 DRIVER, ATTEMPTS, PROGRESS = "driver", "attempts", "progress"
@@ -150,7 +152,7 @@ def entry_of(trial: FrozenTrial) -> Entry:
     attributes = trial.user_attrs
     extras = attributes.get(EXTRAS)
     fixed = trial.system_attrs.get("fixed_params")
-    params = trial.params or (fixed if isinstance(fixed, Mapping) else {})
+    params = {**(fixed if isinstance(fixed, Mapping) else {}), **trial.params}  # a kill may have come between two
     twin, fingerprint = attributes.get(TWIN), attributes.get(FINGERPRINT)
     return Entry(
         number=trial.number,

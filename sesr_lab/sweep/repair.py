@@ -50,9 +50,9 @@ class Repair:
 
     def _lost(self, flight: Flight, error: BaseException) -> Start | Outcome:
         start = flight.start
-        self.budget.lose(flight.lost_s)
         flight.recorder.lost()
         lost = self._count(start, LOSSES, str(error))
+        self.budget.lose(flight.seconds if lost > self.retries else flight.lost_s)
         self.lab.view.note(f"warning: {start.task.label}: its worker was lost: {error}")
         if lost > self.retries:
             return untrained(start.task, "failed", f"its worker was lost {lost} times: {error}", key=start.key)

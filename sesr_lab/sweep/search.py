@@ -72,6 +72,7 @@ class Search:
             TargetError: the target's tool is missing, or the target cannot run a network.
         """
         self.spec = spec
+        self._check_candidates(candidates)
         self.named = [*candidates, *spec.enqueue]
         self.prices = replace(spec.prices(), estimates=estimates)
         self._price_named()
@@ -163,6 +164,15 @@ class Search:
     def _combination(self, settings: Settings) -> Combination:
         """Which of the combinations these settings have."""
         return tuple(settings.get(key, getattr(self._base, key)) for key in COST_AXES)
+
+    def _check_candidates(self, candidates: Sequence[Settings]) -> None:
+        for settings in candidates:
+            for key in self.spec.space.keys() & settings.keys():
+                if not holds(self.spec.space[key], settings[key]):
+                    raise ConfigError(
+                        f"study {self.spec.name}: candidates: {key} = {settings[key]!r} of {self.spec.candidates} is "
+                        f"not in space.{key}; add it there, or leave {key} out of the space"
+                    )
 
     def _price_named(self) -> None:
         """Finds the prices of what is named by name, whatever else is drawn for it, together with the space's."""

@@ -38,7 +38,8 @@ class Parents:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.failed: dict[str, str] = {}
+        self.failed: dict[tuple[str, str], str] = {}
+        """Why, by the lock and by what the training was: another rate may train the same network."""
 
     def ensure(self, task: Task, earlier: str | None = None) -> Named | None:
         """The x2 network that the task's x4 network starts from; None for x2 tasks and `parent = "none"`.
@@ -78,11 +79,12 @@ class Parents:
         # With parents of either block type accepted, a collapsed and an expanded child wait for the same one.
         shared = name if config.parent_block == "same" else name.replace(f"-{config.block}-", "-")
         key = f"parent:{shared}@{data.fingerprint[:16]}"
-        if key in self.failed:
-            raise ParentError(self.failed[key])
+        made = parent_config(config)
+        if (key, made.fingerprint) in self.failed:
+            raise ParentError(self.failed[key, made.fingerprint])
         tags = {**task.tags, "sesr.kind": "parent", "sesr.trial": ""}
         label = f"parent-{config.architecture.short_name}-x2"
-        parent = replace(task, config=parent_config(config), label=label, tags=tags, estimate=None)
+        parent = replace(task, config=made, label=label, tags=tags, estimate=None)
         return Missing(key, name, parent)
 
     def _of_run(self, key: str) -> Named | None:
@@ -200,7 +202,7 @@ class Parents:
     def fail(self, missing: Missing, outcome: Outcome) -> str:
         """Remembers that the parent could not be trained; the reason, in words."""
         text = f"its x2 parent {missing.task.label} failed to train: {outcome.result}: {outcome.reason}"
-        self.failed[missing.lock] = text
+        self.failed[missing.lock, missing.task.config.fingerprint] = text
         return text
 
 

@@ -442,6 +442,14 @@ def test_a_dry_run_tells_what_a_study_would_do_and_does_nothing(typed: Typed, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_counts_no_more_than_there_is_and_says_where_nothing_fits(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text("trials = 30\n[space]\nm = [1, 2]\nf = [4]\n[train]\nmax_seconds = 5")
+    found = typed.json("sweep", "small.toml", "--dry-run")
+    assert (found["to be trained"], found["seconds"]) == (2, 10.0)
+    (tmp_path / "none.toml").write_text('trials = 30\nmax_macs = "1k"\n[space]\nm = [1, 2]\nf = [4]')
+    assert "max_macs: none of its networks fits" in typed.error("sweep", "none.toml", "--dry-run")
+
+
 def test_a_dry_run_counts_what_is_stored_and_rests_its_time_on_it(typed: Typed, tmp_path: Path) -> None:
     made = [studied.trial(m, 16, 64, 34.0, number=m, seconds=10.0) for m in (1, 2, 3)]
     storage = studied.stored(tmp_path, made, "x2-pareto", finished=False)

@@ -102,6 +102,11 @@ def study(text: str) -> StudySpec:
         ("trials = 3\nenqueue = [3]", ["enqueue.0: found 3", "table"]),
         ("trials = 3\nenqueue = [{ m = 0 }]", ["enqueue: m: found 0"]),
         ("trials = 3\nenqueue = [{ m = [1] }]", ["enqueue: m: found [1]", "a number, a text, true or false"]),
+        ("trials = 3\nenqueue = [{ m = 3, scale = 4 }]", ["enqueue: scale: scores at another scale", "under [train]"]),
+        (
+            'trials = 3\nenqueue = [{ m = 3, data = "div2k" }]',
+            ["enqueue: data: scores at another data", "under [train]"],
+        ),
         # what every trial shares
         ('trials = 3\nenqueue = ["m3"]\ntrain = 3', ["train: found 3", "table"]),
         ('trials = 3\nenqueue = ["m3"]\n[train]\nlearning_rat = 1e-3', ["train: learning_rat: unknown key", "mean"]),
@@ -342,3 +347,10 @@ def test_the_summary_of_a_study_for_a_target_has_its_milliseconds() -> None:
     assert low < 0.8 < high
     assert summary["over the limit"] == 1
     assert not [key for key in space_summary(study('trials = 2\nenqueue = ["m3"]')) if key.startswith("ms")]
+
+
+def test_what_train_fixes_is_part_of_a_study_that_searches_recipes() -> None:
+    text = 'trials = 3\n[space]\nm = [1]\nrecipe = ["fast", "paper"]\n[train]\nlearning_rate = {rate}'
+    one, other = (study(text.format(rate=rate)).identity for rate in ("1e-3", "5e-3"))
+    assert {key for key in one if one[key] != other[key]} == {"train.learning_rate"}
+    assert "train.batch_size" not in one, "which the recipe decides"

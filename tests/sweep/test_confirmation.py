@@ -8,8 +8,9 @@ from labs import lab, storage, study
 from scripted import Scripted
 
 from sesr_lab.study.config import TrialConfig
-from sesr_lab.sweep.confirmation import Confirmed
+from sesr_lab.sweep.confirmation import Confirmed, confirmed
 from sesr_lab.sweep.driver import sweep
+from sesr_lab.trials.outcome import Outcome
 
 SPACE = {"m": [1, 2, 3], "f": [4], "feature_size": [8]}
 
@@ -45,6 +46,18 @@ def test_the_best_mean_of_several_seeds_is_the_champion(tmp_path: Path, data: st
     again = sweep(spec, here, storage(tmp_path), start=executor.start)
     assert again.confirmed == result.confirmed
     assert len(executor.trained) == 9, "nothing is trained twice"
+
+
+def test_one_lucky_seed_is_no_mean() -> None:
+    def trained(m: int, *scores: float) -> list[Outcome]:
+        return [
+            Outcome(f"t{m}{index}-m{m}", f"m{m}", 2, {"m": m}, "finished", "", "", 1, 1, psnr=score)
+            for index, score in enumerate(scores)
+        ]
+
+    networks = [trained(1, 34.00, 34.01, 34.02), trained(2, 34.5), trained(3, 34.03, 34.04, 34.05)]
+    found = confirmed(networks, {}, seeds=3)
+    assert [(each.network, len(each.psnrs)) for each in found] == [("m3", 3), ("m1", 3), ("m2", 1)]
 
 
 def test_means_nearer_than_the_spread_are_ties() -> None:

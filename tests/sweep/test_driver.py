@@ -8,19 +8,24 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from labs import lab, photographs, spawn, storage, study, until
+from PIL import Image
 from scripted import Scripted
 
-from sesr_lab.errors import ConfigError, StoreError
+from sesr_lab.data.image import downscale
+from sesr_lab.errors import ConfigError, DataError, StoreError
 from sesr_lab.registry.catalog import resolve
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.sweep import driver
 from sesr_lab.sweep.driver import sweep
-from sesr_lab.sweep.ledger import standing, stored
+from sesr_lab.sweep.ledger import Ledger, standing, stored
 from sesr_lab.sweep.repair import TRIES
 from sesr_lab.trials import trial
 from sesr_lab.trials.lab import Interrupted
@@ -235,6 +240,90 @@ def test_changed_pictures_are_refused(tmp_path: Path, data: str) -> None:
     (tmp_path / "pictures" / "a0.png").unlink()
     with pytest.raises(ConfigError, match=r"pictures \(folder:.*\) have changed since it began"):
         sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+
+
+def test_changed_pictures_of_low_resolution_are_refused_too(tmp_path: Path) -> None:
+    photographs(tmp_path / "set" / "HR")
+    low = tmp_path / "set" / "LR_x2"
+    low.mkdir()
+    for path in (tmp_path / "set" / "HR").iterdir():
+        Image.fromarray(downscale(np.asarray(Image.open(path)), 2)).save(low / path.name)
+    spec = study(f"folder:{tmp_path / 'set'}", trials=1)
+    sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+    trial.forget_data()
+    Image.fromarray(np.asarray(Image.open(low / "a0.png")) // 2).save(low / "a0.png")
+    with pytest.raises(ConfigError, match=r"its LR pictures \(folder:.*\) have changed since it began"):
+        sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"enqueue": [{"m": 1, "patch": 512}]}, {"space": {"m": [1], "f": [4], "recipe": ["paper", "fast"]}}]
+)
+def test_a_patch_that_no_picture_has_is_refused_before_the_study_is_stored(
+    tmp_path: Path, data: str, changes: dict[str, Any]
+) -> None:
+    """Wherever it comes from: a trial, or a recipe's own."""
+    train = {"data": data, "steps": 10, "scale": 4, "parent": "none"}
+    with pytest.raises(DataError, match="patch"):
+        sweep(study(data, train=train, **changes), lab(tmp_path)[0], storage(tmp_path))
+    assert standing(storage(tmp_path)) == []
+
+
+def test_a_trial_that_cannot_be_begun_ends_and_the_study_goes_on(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = driver.Flight
+
+    def begun(lab_: Any, start: Any, *others: Any, **named: Any) -> Any:
+        if start.task.config.f == 4:
+            raise DataError("a picture has gone")
+        return real(lab_, start, *others, **named)
+
+    monkeypatch.setattr(driver, "Flight", begun)
+    spec = study(data, space={"m": [1], "f": [2, 4], "feature_size": [8]}, trials=9)
+    result = sweep(spec, lab(tmp_path)[0], storage(tmp_path))
+    by_f = {outcome.settings["f"]: outcome for outcome in result.outcomes}
+    assert by_f[2].result == "finished"
+    assert (by_f[4].result, by_f[4].reason) == ("failed", "a picture has gone")
+    assert {each.state.name for each in optuna_trials(tmp_path)} == {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_kill_while_an_enqueued_trial_is_taken_loses_nothing(
+    tmp_path: Path, data: str, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = study(data, trials=1, space={"m": [1], "f": [2, 4, 6], "feature_size": [8]})
+    (first,) = sweep(spec, lab(tmp_path)[0], storage(tmp_path)).outcomes
+    kept = optuna.load_study(study_name="tiny", storage=storage(tmp_path))
+    wanted = next(f for f in (2, 4, 6) if f != first.settings["f"])
+    kept.enqueue_trial({"m": 1, "f": wanted})
+    two = spec.model_copy(update={"trials": 2})
+    with monkeypatch.context() as patched:
+        done = iter(range(100))
+
+        def claimed(self: Ledger, *given: Any) -> Any:
+            for name in ("set_trial_user_attr", "set_trial_state_values", "set_trial_param"):
+                patched.setattr(self._storage, name, partial(dies, getattr(self._storage, name)), raising=False)
+            return claim(self, *given)
+
+        def dies(write: Any, *given: Any, **named: Any) -> Any:
+            if next(done) >= writes:
+                raise Killed
+            return write(*given, **named)
+
+        claim = Ledger.claim
+        patched.setattr(Ledger, "claim", claimed)
+        with pytest.raises(Killed):
+            sweep(two, lab(tmp_path)[0], storage(tmp_path))
+    result = sweep(two, lab(tmp_path)[0], storage(tmp_path))
+    assert [outcome.result for outcome in result.outcomes] == ["finished"] * 2
+    assert [outcome.settings["f"] for outcome in result.outcomes] == [first.settings["f"], wanted]
+    assert all(outcome.key for outcome in result.outcomes)
+    assert {each.state.name for each in optuna_trials(tmp_path)} == {"COMPLETE"}
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing is written after it."""
 
 
 def test_the_pareto_set_of_a_finished_study_is_the_list_of_another(tmp_path: Path, data: str) -> None:

@@ -52,6 +52,12 @@ def test_networks_that_are_named_come_first_in_their_order() -> None:
     assert len(found) == 4
 
 
+def test_candidates_outside_of_the_space_are_refused() -> None:
+    known = [{"m": 2, "f": 4, "feature_size": 8}, {"m": 77, "f": 4, "feature_size": 8}]
+    with pytest.raises(ConfigError, match=r"candidates: m = 77 of .* is not in space\.m; add it there, or leave m out"):
+        Search(spec(), candidates=known)
+
+
 def test_a_named_network_that_is_known_is_passed_over() -> None:
     named = {"m": 2, "f": 4, "feature_size": 8}
     search = Search(spec(enqueue=[named]))

@@ -15,9 +15,9 @@ from sesr_lab.errors import ModelError, ParentError, StoreAwayError, StoreError
 from sesr_lab.registry.catalog import load, versions
 from sesr_lab.study.config import TrialConfig
 from sesr_lab.trials import trial
-from sesr_lab.trials.lab import Lab, Task
+from sesr_lab.trials.lab import Lab, Task, untrained
 from sesr_lab.trials.locks import Lock, Locks
-from sesr_lab.trials.parent import Parents
+from sesr_lab.trials.parent import Missing, Parents
 from sesr_lab.trials.train import train
 
 pytestmark = pytest.mark.slow
@@ -206,6 +206,17 @@ def test_a_parent_that_fails_fails_its_children_without_a_second_attempt(
         with pytest.raises(ParentError, match="failed to train: diverged: the loss became nan"):
             parents.ensure(task)
     assert notebook.begun == ["parent-m1-f4-p8-x2"]
+
+
+def test_a_parent_that_fails_at_one_rate_may_be_made_at_another(tmp_path: Path, data: str) -> None:
+    parents = Parents(lab(tmp_path)[0])
+    hot, mild = (Task(config(data, scale=4, learning_rate=rate), "x", "t0001", {}) for rate in (1.0, 1e-3))
+    missing = parents.look(hot)
+    assert isinstance(missing, Missing)
+    parents.fail(missing, untrained(missing.task, "diverged", "the loss is NaN"))
+    with pytest.raises(ParentError, match="failed to train: diverged"):
+        parents.look(hot)
+    assert isinstance(parents.look(mild), Missing)
 
 
 def test_a_registry_that_comes_back_is_waited_for_and_one_that_needs_its_user_is_an_error(
