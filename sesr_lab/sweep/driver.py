@@ -17,6 +17,7 @@ from itertools import product
 from sesr_lab import faults
 from sesr_lab.data.dataset import Data
 from sesr_lab.errors import ConfigError, SesrError
+from sesr_lab.registry.lookup import Named
 from sesr_lab.registry.publish import ClaimLostError
 from sesr_lab.study.space import Choice
 from sesr_lab.study.spec import StudySpec
@@ -181,22 +182,25 @@ class _Driver:
 
     def _launch(self, start: Start) -> None:
         """Puts a training into the air, or lets it wait for its parent."""
-        may_publish = partial(self._is_ours, start)
         try:
             parent = self.lineage.parent_of(start)
-            if isinstance(parent, Missing):
-                made = self.lineage.block(start, parent)
-                if made is not None:
-                    self.queue.appendleft(made)
-                return
-            flight = Flight(self.lab, start, parent, on_key=partial(self._keep_key, start), may_publish=may_publish)
+            found = parent if isinstance(parent, Missing) else self._flight(start, parent)
         except NOT_TO_BE as error:
             self._give_up(start, error)
             return
+        if isinstance(found, Missing):
+            made = self.lineage.block(start, found)
+            if made is not None:
+                self.queue.appendleft(made)
+            return
         faults.point("run opened")
-        self.flights[flight.job.key] = flight
-        flight.worker = self.executor.submit(flight.job)
-        self.lab.view.begin(start.task.label, flight.worker)
+        self.flights[found.job.key] = found
+        found.worker = self.executor.submit(found.job)
+        self.lab.view.begin(start.task.label, found.worker)
+
+    def _flight(self, start: Start, parent: Named | None) -> Flight:
+        on_key, may_publish = partial(self._keep_key, start), partial(self._is_ours, start)
+        return Flight(self.lab, start, parent, on_key=on_key, may_publish=may_publish)
 
     def _give_up(self, start: Start, error: SesrError) -> None:
         """Ends a training that cannot be begun, and those that need it."""

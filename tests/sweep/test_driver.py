@@ -414,6 +414,14 @@ def test_what_others_enqueue_is_trained_if_it_belongs_to_the_study_and_told_prun
     assert result.counts["known before"] >= 1
 
 
+def test_what_a_parent_takes_is_counted_in_device_hours(tmp_path: Path, data: str) -> None:
+    train = {"data": data, "steps": 10, "patch": 32, "batch_size": 4, "scale": 4}
+    (child,) = sweep(study(data, trials=1, train=train, device_hours=1.0), lab(tmp_path)[0], storage(tmp_path)).outcomes
+    assert child.parent is not None
+    spent = optuna.load_study(study_name="tiny", storage=storage(tmp_path)).user_attrs["sesr:spent"]
+    assert spent["lost_s"] > 0
+
+
 def test_a_budget_ends_a_study_and_a_larger_one_goes_on(tmp_path: Path, data: str) -> None:
     spec = study(data, trials=4)
     used = sweep(spec.model_copy(update={"device_hours": 1e-9}), lab(tmp_path)[0], storage(tmp_path))
