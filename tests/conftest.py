@@ -1,5 +1,6 @@
 """What every test gets: a folder of its own as the current one, and no way to the user's stores or caches."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,16 @@ import pytest
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared pictures, which are the same for every test: preparing `photos` takes seconds."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads PyTorch takes, until the test is over."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

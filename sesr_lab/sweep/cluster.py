@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sesr_lab.data.dataset import Data
 from sesr_lab.errors import ConfigError, SesrError, StoreError
 from sesr_lab.sweep.executor import Broken, Executor, Happening, Job
-from sesr_lab.training.trainer import Evaluation
+from sesr_lab.sweep.worker import Worker
 from sesr_lab.trials import trial
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ class Workers:
         place = self._where
         device = "cuda" if self._resources.gpus else "cpu"
         threads = max(1, int(self._resources.cpus))
-        return self._ray.remote(_Worker).options(max_concurrency=2, **options).remote(device, place.engine, threads)
+        return self._ray.remote(Worker).options(max_concurrency=2, **options).remote(device, place.engine, threads)
 
     def _tell(self, key: str, what: str) -> None:
         for slot in self._slots:
@@ -251,51 +250,6 @@ class _Slot:
         """Puts another worker in the place of one that is gone."""
         self.actor, self.key, self.events, self.cancelled = actor, "", None, False
         self.ready = actor.name.remote()
-
-
-class _Worker:
-    """What runs on the other side: it trains what it is given, and says what happens."""
-
-    def __init__(self, device: str, engine: str, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._where = trial.place(device, engine)
-        self._asked: dict[str, str] = {}
-
-    def name(self) -> str:
-        return f"{socket.gethostname()}:{os.getpid()}"
-
-    def stop(self, key: str) -> None:
-        self._asked.setdefault(key, "stop")
-
-    def cancel(self, key: str) -> None:
-        self._asked[key] = "cancel"
-
-    def run(self, job: Job, data: Data | None) -> Iterator[trial.Event]:
-        if data is not None:
-            trial.offer_data(data)
-        events = trial.run(
-            job.config,
-            self._where,
-            parent=job.parent,
-            resume=job.state,
-            stop=lambda: job.key in self._asked,
-        )
-        for event in events:
-            if self._asked.get(job.key) == "cancel":
-                break
-            yield _light(event)
-        self._asked.pop(job.key, None)
-
-
-def _light(event: trial.Event) -> trial.Event:
-    """The event without weights that nobody asks for: they travel with checkpoints, and with the end."""
-    if isinstance(event, Evaluation):
-        return replace(event, weights={})
-    if isinstance(event, trial.Finished) and event.last is not None:
-        return replace(event, last=replace(event.last, weights={}))
-    return event
 
 
 def _check_address(address: str) -> None:

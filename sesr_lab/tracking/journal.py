@@ -22,7 +22,6 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sesr_lab.errors import RunHeldError, StoreError
+from sesr_lab.tracking.lines import checked, line_of
 from sesr_lab.tracking.lock import FileLock
 from sesr_lab.tracking.secrets import shown, without_credentials
 from sesr_lab.tracking.store import sqlite_path
@@ -97,7 +97,7 @@ class Writer:
             ValueError: the writer is closed.
         """
         name = "" if blob is None else f"{self._number}.blob"
-        line = _line({"n": self._number, "kind": kind, "content": content, "blob": name})
+        line = line_of({"n": self._number, "kind": kind, "content": content, "blob": name})
         start = self._file.seek(0, os.SEEK_END)
         try:
             if blob is not None:
@@ -309,39 +309,8 @@ class Journals:
         return True
 
 
-def append_lines(path: Path, values: Mapping[str, Any]) -> None:
-    """Appends one checked line to a file of marks."""
-    with path.open("ab") as file:
-        file.write(_line(values))
-
-
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file of marks; what is damaged is passed over, for what it marks can be sent again."""
-    with suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines(keepends=True):
-            value = _checked(line)
-            if value is not None:
-                yield value
-
-
-def _line(value: Mapping[str, Any]) -> bytes:
-    text = json.dumps(value, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _checked(line: bytes) -> dict[str, Any] | None:
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    try:
-        if int(checksum, 16) != zlib.crc32(text):
-            return None
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _record(line: bytes) -> Record | None:
-    value = _checked(line)
+    value = checked(line)
     if value is None or not {"n", "kind", "content"} <= value.keys():
         return None
     return Record(int(value["n"]), str(value["kind"]), value["content"], str(value.get("blob", "")))

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sesr_lab.tracking.journal import ATTEMPT, Journals, Reader, Record, append_lines, lines_of
+from sesr_lab.tracking.journal import ATTEMPT, Journals, Reader, Record
+from sesr_lab.tracking.lines import append_lines, lines_of
 from sesr_lab.tracking.lock import FileLock
 
 Lane = Literal["numbers", "files", "models"]

@@ -1,6 +1,7 @@
 """Oracles: PyTorch on the whole picture, MATLAB's bicubic of data.image, and the same run without tiles."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sesr_lab.results.inference import Network, network, of_named, radius_of, ru
 from sesr_lab.results.openvino_engine import openvino_network
 from sesr_lab.results.upscaling import bicubic, upscaled
 from sesr_lab.study.config import Architecture
+from sesr_lab.training import cores
 
 
 @torch.no_grad()
@@ -194,3 +196,10 @@ def test_a_network_that_gives_no_numbers_is_refused() -> None:
     broken = Network("broken", 2, 1, 1, lambda planes: np.full((1, 80, 100), np.nan, np.float32))
     with pytest.raises(ModelError, match=r"^broken: gives pixels that are no numbers"):
         made(crop(40, 50), broken)
+
+
+def test_upscaling_keeps_to_its_cores(monkeypatch: pytest.MonkeyPatch, torch_threads: Callable[[int], None]) -> None:
+    torch_threads(3)
+    monkeypatch.setattr(cores, "allowed", lambda: 1)
+    of_named(Named("m2", Architecture(m=2, f=8), weights().state_dict(), None, lineage_of_file("m2", "0")))
+    assert torch.get_num_threads() == 1

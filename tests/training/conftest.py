@@ -1,15 +1,11 @@
 """What tests of training share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread(torch_threads: Callable[[int], None]) -> None:
     """As many on every machine, so that sums are taken in the same order; fastest for networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    torch_threads(1)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from trainable import network
 
-from sesr_lab.registry.lookup import Named
-from sesr_lab.registry.version import Lineage
-from sesr_lab.results import onnx_session
-from sesr_lab.results.inference import of_named
-from sesr_lab.study.config import Architecture
 from sesr_lab.training import cores
-from sesr_lab.trials import trial
 
 MANY = set(range(64))
 
@@ -66,59 +57,11 @@ def test_every_machine_has_a_core() -> None:
     assert cores.allowed() >= 1
 
 
-@pytest.fixture
-def many_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("cores_allowed", "threads"), [(1, 1), (2, 2), (8, 3)])
 def test_pytorch_takes_no_more_threads_than_it_may(
-    cores_allowed: int, threads: int, monkeypatch: pytest.MonkeyPatch, many_threads: None
+    cores_allowed: int, threads: int, monkeypatch: pytest.MonkeyPatch, torch_threads: Callable[[int], None]
 ) -> None:
+    torch_threads(3)
     monkeypatch.setattr(cores, "allowed", lambda: cores_allowed)
     cores.limit_torch()
     assert torch.get_num_threads() == threads
-
-
-def _train() -> None:
-    trial.place("cpu")
-
-
-def _upscale() -> None:
-    of_named(Named("m1", Architecture(m=1, f=2, feature_size=4), network(1, 2, 4).state_dict(), None, Lineage("", {})))
-
-
-@pytest.mark.parametrize("command", [_train, _upscale])
-def test_commands_keep_to_their_cores(
-    command: Callable[[], None], monkeypatch: pytest.MonkeyPatch, many_threads: None
-) -> None:
-    monkeypatch.setattr(cores, "allowed", lambda: 1)
-    command()
-    assert torch.get_num_threads() == 1
-
-
-@pytest.mark.parametrize(("asked", "cores_allowed", "threads"), [(0, 2, 2), (0, 64, 0), (5, 2, 5)])
-def test_onnx_runtime_keeps_to_its_cores_too(
-    asked: int, cores_allowed: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Any] = []
-
-    class Opened:
-        def __init__(self, source: bytes, options: Any, providers: list[str]) -> None:
-            opened.append(options)
-
-        def get_inputs(self) -> list[SimpleNamespace]:
-            return [SimpleNamespace(name="x")]
-
-        def get_modelmeta(self) -> SimpleNamespace:
-            return SimpleNamespace(custom_metadata_map={})
-
-    runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=Opened)
-    monkeypatch.setattr(onnx_session, "onnxruntime_package", lambda: runtime)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(cores, "allowed", lambda: cores_allowed)
-    onnx_session.open_session(b"", threads=asked)
-    assert opened[0].intra_op_num_threads == threads

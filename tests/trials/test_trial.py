@@ -1,13 +1,16 @@
-"""Which evaluation a trial counts as its best."""
+"""Where a trial runs, and which evaluation it counts as its best."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from labs import TINY, photographs
 
 from sesr_lab.scores.metrics import Score
 from sesr_lab.study.config import TrialConfig
+from sesr_lab.training import cores
 from sesr_lab.training.trainer import Evaluation
 from sesr_lab.trials import trial
 from sesr_lab.trials.trial import _better
@@ -72,3 +75,10 @@ def test_a_trial_says_which_engine_and_device_really_run(tmp_path: Path) -> None
     started = next(event for event in events if isinstance(event, trial.Started))
     assert started.engine == "simple", "what trains in the expanded space has one engine"
     assert started.device.startswith("cpu, ")
+
+
+def test_training_keeps_to_its_cores(monkeypatch: pytest.MonkeyPatch, torch_threads: Callable[[int], None]) -> None:
+    torch_threads(3)
+    monkeypatch.setattr(cores, "allowed", lambda: 1)
+    trial.place("cpu")
+    assert torch.get_num_threads() == 1
