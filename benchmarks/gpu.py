@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))  # in a checkout, nothing has to be installed
 from common import PRESETS, network, pairs_of, random_pairs  # noqa: E402
 
 from sesr_lab.data.patches import PatchPool  # noqa: E402
+from sesr_lab.errors import SesrError  # noqa: E402
 from sesr_lab.training.engine import CompiledEngine, Engine, SimpleEngine  # noqa: E402
 from sesr_lab.training.graph import GraphEngine  # noqa: E402
 from sesr_lab.training.recipe import Recipe, recipe  # noqa: E402
@@ -69,6 +70,8 @@ def _graphs(net: torch.nn.Module) -> Again | None:
 def main() -> None:
     options = _options()
     if options.device.type == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit("--device: there is no CUDA device here; --device cpu --quick shows whether this runs at all")
         torch.cuda.set_device(options.device)
     elif options.quick:
         torch._dynamo.config.disable = True  # the compiling engines' code runs, and no compiler
@@ -97,12 +100,19 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda:0", type=torch.device)
+    parser.add_argument("--device", default="cuda:0", type=_device, help="cuda:0 unless told otherwise")
     parser.add_argument("--pictures", type=Path, help="a folder to train on instead of noise")
     parser.add_argument("--out", type=Path, default=Path(), help="where gpu.md and gpu.json are written")
     parser.add_argument("--minutes", type=float, default=9.0, help="nothing long is begun that would end later")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run at all?")
     return parser.parse_args()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"found {name!r}; cpu, cuda, cuda:1 and the like are allowed") from None
 
 
 class Run:
@@ -159,7 +169,10 @@ class Run:
 
 
 def _pool(options: argparse.Namespace, scale: int, limit: float | None = None) -> PatchPool:
-    pairs = pairs_of(options.pictures, scale) if options.pictures else random_pairs(8, 160, scale)
+    try:
+        pairs = pairs_of(options.pictures, scale) if options.pictures else random_pairs(8, 160, scale)
+    except SesrError as error:
+        sys.exit(f"--pictures {error}")
     pool = PatchPool(pairs, scale=scale, device=options.device, limit=limit)
     needed = _settings("paper", scale, options).patch
     if pool.smallest_side < needed:

@@ -67,6 +67,26 @@ def test_it_trains_on_pictures(tmp_path: Path) -> None:
         run(tmp_path, "--pictures", str(tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--pictures", "/nowhere"), "--pictures /nowhere: no such folder"),
+        (("--device", "abacus"), "argument --device: found 'abacus'; cpu, cuda, cuda:1 and the like are allowed"),
+        pytest.param(
+            ("--device", "cuda:0"),
+            "--device: there is no CUDA device here; --device cpu --quick",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_what_it_cannot_use_is_one_line(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        run(tmp_path, *options)
+    assert says in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
